@@ -1,0 +1,47 @@
+# Everything that this project does, as one command each. Needs make and Python 3.11 or newer; `make` alone lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist worksteal
+# Each test worker computes on one thread: several that all take every core are slower by far than one.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# A flag for a variable that is set: SEED=1 -> --seed "1"
+flag = $(if $($(1)),--$(2) "$($(1))")
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check docs bench clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## Create .venv and install the package with its extras (PYTHON=python3.12 chooses)
+
+# Installed again whenever what is to be installed has changed; touched last, so a broken install is no install.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed and `$(PYTHON)` is " + sys.version.split()[0] + "; choose another one with `make setup PYTHON=python3.12`")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[verl,apo,dev]'
+	@touch $@
+
+train: $(STAMP) ## Train the calculator agent (SEED=1 RUN=name MODEL=path-or-hub-name; RESUME=1 goes on with RUN)
+	$(BIN)/python -m examples.calc.train $(call flag,SEED,seed) $(call flag,RUN,run) $(call flag,MODEL,model) $(if $(filter-out 0,$(RESUME)),--resume)
+
+test: $(STAMP) ## Run all tests (PYTEST_ARGS="-x tests/store" chooses)
+	$(TEST_ENV) $(BIN)/pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## Lint, check the formatting and the types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+docs: $(STAMP) ## Run the code of README.md and docs/, check their commands and links
+	$(TEST_ENV) $(BIN)/pytest tests/docs
+
+bench: $(STAMP) ## Run the benchmarks; figures are printed as ratios
+	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## Remove .venv, caches and build outputs; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,26 @@
+"""What to learn: the base class, functions as algorithms, and the algorithms themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .base import Algorithm
+from .decorator import FunctionalAlgorithm, algo
+
+if TYPE_CHECKING:
+    from .baseline import Baseline
+    from .verl import VERL
+
+__all__ = ["VERL", "Algorithm", "Baseline", "FunctionalAlgorithm", "algo"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Baseline":
+        from .baseline import Baseline
+
+        return Baseline
+    if name == "VERL":
+        from .verl import VERL
+
+        return VERL
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

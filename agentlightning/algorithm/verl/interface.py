@@ -1,0 +1,163 @@
+"""`VERL`: deploys the model of its configuration as `main_llm` and trains it on the agent's rollouts.
+
+Called by `Trainer.fit`; the loop itself is `agentlightning.verl.trainer`. torch is imported when training starts, so
+that making a `VERL` (and refusing a wrong configuration) is instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from agentlightning.adapter import episode_from_spans
+from agentlightning.algorithm.base import Algorithm
+from agentlightning.algorithm.data import load_dataset
+from agentlightning.credit import get_credit
+from agentlightning.types import ConfigError, Dataset, NamedResources
+from agentlightning.verl.config import load_config
+
+if TYPE_CHECKING:
+    from agentlightning.verl.daemon import AgentModeDaemon
+    from agentlightning.verl.trainer import AgentLightningTrainer
+
+RESOURCE = "main_llm"
+
+
+class VERL(Algorithm):
+    """Reinforcement learning with verl's configuration keys.
+
+    Args:
+        config: Overrides of verl's defaults, nested or with dotted keys. `actor_rollout_ref.model.path` is needed.
+        trainer_cls: Replaces the training loop.
+        daemon_cls: Replaces the part that runs batches of tasks.
+        credit: What each turn of a rollout earned: the name of a rule in `credit/`, or a function from an episode to
+            one number (or `None`) a turn. Default: `agentlightning.credit` of the configuration.
+
+    Needs no initial resource: it serves the model itself, under the resource name `main_llm`. Resources given to the
+    trainer stay beside it.
+
+    Raises:
+        ConfigError: an unknown key, or a value that can't be used.
+
+    After `run`, `history` holds the metrics of every step and `checkpoint` the newest checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | list[str],
+        trainer_cls: type[AgentLightningTrainer] | None = None,
+        daemon_cls: type[AgentModeDaemon] | None = None,
+        *,
+        credit: str | Any | None = None,
+    ) -> None:
+        self.resolved = load_config(config)
+        self.config = self.resolved.config
+        self.trainer_cls = trainer_cls
+        self.daemon_cls = daemon_cls
+        self.credit = get_credit(credit if credit is not None else self.config.agentlightning.credit)
+        self.history: list[dict[str, float]] = []
+        self.checkpoint: str | None = None
+
+    def check(self) -> None:
+        """Refuse what can't work before anything is started, and print what applies differently here."""
+        try:
+            import torch  # noqa: F401  # only whether it is there
+            import transformers  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(f"`VERL` needs torch and transformers ({error}): pip install 'agentlightning[verl]'") from error
+        if not self.config.actor_rollout_ref.model.path:
+            raise ConfigError("`actor_rollout_ref.model.path` is not set; give a local directory or a hub name")
+        self.resolved.print_notes()
+
+    def default_datasets(self) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:
+        """The rows of `data.train_files` and `data.val_files`."""
+        data = self.config.data
+        return (
+            load_dataset(data.train_files) if data.train_files else None,
+            load_dataset(data.val_files) if data.val_files else None,
+        )
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"algorithm": "VERL", "config": self.config.model_dump(mode="json")}
+
+    async def run(self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None) -> None:
+        """Train.
+
+        Raises:
+            ValueError: the store is missing (run it through `Trainer.fit`).
+            ModelError: the model can't be loaded, or a checkpoint can't be written.
+            TrainingError: nothing could be learned, or the gradient diverged.
+        """
+        from agentlightning.inference.engine import Engine
+        from agentlightning.inference.loading import load_model
+        from agentlightning.inference.service import ChatService
+        from agentlightning.llm_proxy import LLMProxy
+        from agentlightning.verl.daemon import AgentModeDaemon
+        from agentlightning.verl.trainer import AgentLightningTrainer, Deployment
+
+        store = self.get_store()
+        rollout, data = self.config.actor_rollout_ref.rollout, self.config.data
+        path = str(self.config.actor_rollout_ref.model.path)
+        loaded = load_model(path, device=self.config.device())
+        engine = Engine(
+            loaded.model,
+            loaded.tokenizer,
+            max_slots=rollout.max_num_seqs,
+            max_context=rollout.max_model_len or data.max_prompt_length + data.max_response_length,
+            max_prefill_tokens=rollout.max_num_batched_tokens,
+        )
+        proxy = self.get_llm_proxy() or LLMProxy(store=store)
+        proxy.set_backend(path, ChatService(engine, loaded.tokenizer, path))
+        proxy.sampling_parameters = self._sampling()
+        engine.start()
+        try:
+            await proxy.start()
+            resources: NamedResources = {**(self.get_initial_resources() or {}), RESOURCE: proxy.as_resource(model=path)}
+            loop = (self.trainer_cls or AgentLightningTrainer)(
+                self.config,
+                store=store,
+                deployment=Deployment(engine, loaded.model, loaded.tokenizer, resources),
+                adapter=episode_from_spans,
+                credit=self.credit,
+                run_dir=self.run_dir,
+                resume=self.resume,
+                max_steps=self.max_iterations,
+                daemon_cls=self.daemon_cls or AgentModeDaemon,
+            )
+            try:
+                await loop.fit(*self._limited(train_dataset, val_dataset))
+            finally:
+                self.history = loop.history
+                self.checkpoint = str(loop.checkpoint) if loop.checkpoint else None
+        finally:
+            await proxy.stop()
+            engine.stop()
+
+    def _limited(
+        self, train: Dataset[Any] | None, val: Dataset[Any] | None
+    ) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:
+        """The datasets cut to `data.train_max_samples` and `data.val_max_samples`."""
+        from agentlightning.verl.tasks import subset
+
+        data = self.config.data
+        return (
+            None if train is None else subset(train, data.train_max_samples, seed=data.seed, shuffle=data.shuffle),
+            None if val is None else subset(val, data.val_max_samples, seed=data.seed, shuffle=False),
+        )
+
+    def _sampling(self) -> dict[str, dict[str, Any]]:
+        """What the gateway imposes on the agents' calls, by rollout mode."""
+        rollout, longest = self.config.actor_rollout_ref.rollout, self.config.data.max_response_length
+        val = rollout.val_kwargs
+        return {
+            "train": {
+                "temperature": rollout.temperature if rollout.do_sample else 0.0,
+                "top_p": rollout.top_p,
+                "max_tokens": longest,
+            },
+            "val": {
+                "temperature": val.temperature if val.do_sample else 0.0,
+                "top_p": val.top_p,
+                "max_tokens": longest,
+            },
+        }

@@ -1,0 +1,53 @@
+"""A model on the native engine for as long as a command needs it. Called by `serve` and `dev`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from agentlightning.types import ConfigError
+
+if TYPE_CHECKING:
+    from agentlightning.inference.service import ChatService
+
+
+@contextmanager
+def native_service(
+    model: str, *, max_context: int | None = None, slots: int = 64, device: str = "auto"
+) -> Iterator[ChatService]:
+    """Load a model, start the engine, and stop it at the end.
+
+    Args:
+        model: Local directory or hub name; also the name that clients ask for.
+        max_context: Longest prompt and answer together, in tokens; `None`: the model's own limit.
+        slots: Sequences decoded at once.
+        device: `cpu`, `cuda`, or `auto`: a GPU if there is one.
+
+    Raises:
+        ConfigError: torch or transformers is not installed, or there is no such device.
+        ModelError: the model can't be loaded.
+    """
+    try:
+        import torch
+        import transformers  # noqa: F401  # only whether it is there
+    except ImportError as error:
+        raise ConfigError(
+            f"the native engine needs torch and transformers ({error}): pip install 'agentlightning[verl]'"
+        ) from error
+
+    from agentlightning.inference.engine import Engine
+    from agentlightning.inference.loading import load_model
+    from agentlightning.inference.service import ChatService
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise ConfigError(f"`--device {device}` can't be used here; `agl doctor` shows the devices")
+    loaded = load_model(model, device=device)
+    engine = Engine(loaded.model, loaded.tokenizer, max_slots=slots, max_context=max_context)
+    engine.start()
+    try:
+        yield ChatService(engine, loaded.tokenizer, model)
+    finally:
+        engine.stop()

@@ -1,0 +1,10 @@
+"""The default rule: every turn earns the final reward."""
+
+from __future__ import annotations
+
+from agentlightning.types import Episode
+
+
+def identical(episode: Episode) -> list[float | None]:
+    """The final reward for every turn; `None` for all where the agent gave none."""
+    return [episode.reward] * len(episode.turns)

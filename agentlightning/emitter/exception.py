@@ -1,0 +1,42 @@
+"""Exceptions as spans: what the runner writes for an agent that raised, and what an agent may write itself."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from agentlightning.semconv import AGL_EXCEPTION, EXCEPTION_MESSAGE, EXCEPTION_STACKTRACE, EXCEPTION_TYPE
+from agentlightning.types import SpanCoreFields, TraceStatus
+
+from .span import emit_span
+
+
+def emit_exception(
+    exception: BaseException, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True
+) -> SpanCoreFields:
+    """Record an exception in the running attempt, which goes on.
+
+    Args:
+        exception: What was caught.
+        attributes: More attributes for the span.
+        propagate: False only returns the span.
+
+    Raises:
+        TypeError: `exception` is not an exception.
+        RuntimeError: `propagate` and no attempt runs in this context.
+    """
+    if not isinstance(exception, BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]  # agents are untyped
+        raise TypeError(f"`exception` must be an exception, not {type(exception).__name__} ({exception!r:.100})")
+    found = {**dict(attributes or {}), **exception_attributes(exception)}
+    status = TraceStatus(status_code="ERROR", description=str(exception))
+    return emit_span(AGL_EXCEPTION, found, propagate=propagate, status=status)
+
+
+def exception_attributes(exception: BaseException) -> dict[str, str]:
+    """Type, message and traceback of an exception under OpenTelemetry's names."""
+    return {
+        EXCEPTION_TYPE: type(exception).__name__,
+        EXCEPTION_MESSAGE: str(exception),
+        EXCEPTION_STACKTRACE: "".join(traceback.format_exception(exception)),
+    }

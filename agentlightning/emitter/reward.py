@@ -1,0 +1,125 @@
+"""Rewards: how an agent gives one, and how algorithms and adapters read it from spans.
+
+A reward has one or more named dimensions; dimension 0 is the primary one, the number that training uses.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from agentlightning.semconv import AGL_REWARD, RewardPydanticModel, reward_name_key, reward_value_key
+from agentlightning.types import SpanCoreFields
+
+from .span import emit_span
+
+PRIMARY = "primary"
+"""Name of the only dimension of a reward that was given as one number."""
+
+
+def emit_reward(
+    reward: float | Mapping[str, float],
+    *,
+    primary_key: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    propagate: bool = True,
+) -> SpanCoreFields:
+    """Give the running attempt a reward.
+
+    Args:
+        reward: A number, or numbers by dimension.
+        primary_key: Which dimension is the primary one; needed with a mapping.
+        attributes: More attributes for the span.
+        propagate: False only returns the span, for an agent that returns its spans itself.
+
+    Raises:
+        TypeError: a value is not a number.
+        ValueError: a value is NaN or infinite, or `primary_key` is missing or unknown.
+        RuntimeError: `propagate` and no attempt runs in this context.
+    """
+    given = dict(attributes or {})
+    return emit_span(AGL_REWARD, {**given, **reward_attributes(reward, primary_key)}, propagate=propagate)
+
+
+def reward_attributes(reward: float | Mapping[str, float], primary_key: str | None = None) -> dict[str, Any]:
+    """The attributes of a reward span, the primary dimension first. Raises as `emit_reward` does."""
+    dimensions = _dimensions(reward, primary_key)
+    found: dict[str, Any] = {}
+    for index, (name, value) in enumerate(dimensions):
+        found[reward_name_key(index)] = name
+        found[reward_value_key(index)] = value
+    return found
+
+
+def reward_number(value: Any, name: str = "reward") -> float:
+    """`value` as a finite float.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is NaN, infinite or too large for a float.
+    """
+    if not isinstance(value, (numbers.Real, np.bool_)):
+        raise TypeError(f"`{name}` must be a number, not {type(value).__name__} ({value!r:.100})")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"`{name}` must be a finite number, not {value!r:.100}")
+    return number
+
+
+def get_rewards_from_span(span: SpanCoreFields) -> list[RewardPydanticModel]:
+    """All dimensions of a reward span, the primary one first; empty if it is none."""
+    found: list[RewardPydanticModel] = []
+    while (value := _read(span, len(found))) is not None:
+        name = span.attributes.get(reward_name_key(len(found)), PRIMARY if not found else str(len(found)))
+        found.append(RewardPydanticModel(name=str(name), value=value))
+    return found
+
+
+def get_reward_value(span: SpanCoreFields) -> float | None:
+    """The primary reward of a span, or `None` if it is no reward span.
+
+    Spans may come from foreign programs: what is no finite number does not count as a reward.
+    """
+    return _read(span, 0)
+
+
+def is_reward_span(span: SpanCoreFields) -> bool:
+    """Whether `span` gives a reward."""
+    return get_reward_value(span) is not None
+
+
+def find_reward_spans(spans: Sequence[SpanCoreFields]) -> list[SpanCoreFields]:
+    """Those of `spans` that give a reward, in the given order."""
+    return [span for span in spans if is_reward_span(span)]
+
+
+def find_final_reward(spans: Sequence[SpanCoreFields]) -> float | None:
+    """The primary reward of the last reward span of `spans`, which are in order of `sequence_id`; `None` if none."""
+    for span in reversed(spans):
+        if is_reward_span(span):
+            return get_reward_value(span)
+    return None
+
+
+def _read(span: SpanCoreFields, index: int) -> float | None:
+    value = span.attributes.get(reward_value_key(index))
+    return float(value) if isinstance(value, (bool, int, float)) and math.isfinite(value) else None
+
+
+def _dimensions(reward: Any, primary_key: str | None) -> list[tuple[str, float]]:
+    if not isinstance(reward, Mapping):
+        if primary_key is not None:
+            raise ValueError(f"`primary_key` {primary_key!r} is for a reward given as a mapping, not {reward!r:.100}")
+        return [(PRIMARY, reward_number(reward))]
+    if primary_key is None or primary_key not in reward:
+        names = ", ".join(repr(str(name)) for name in reward)  # pyright: ignore[reportUnknownArgumentType]
+        raise ValueError(f"`primary_key` must be one of the reward's dimensions ({names}), not {primary_key!r}")
+    values: dict[str, float] = {str(k): reward_number(v, f"reward[{k!r}]") for k, v in reward.items()}
+    return [(primary_key, values.pop(primary_key)), *values.items()]

@@ -1,0 +1,27 @@
+"""Tokens out: the native continuous-batching engine, chat on top of it, and models from and to disk.
+
+`server.py` (HTTP) is imported by those who serve.
+"""
+
+from .attention import PackedContext, lm_head_weight, lm_logits, packed_hidden_states
+from .engine import Engine
+from .loading import LoadedModel, load_model, save_model
+from .sampling import Generation, SamplingParams
+from .service import ChatService
+from .tools import ParsedCall, parse_tool_calls
+
+__all__ = [
+    "ChatService",
+    "Engine",
+    "Generation",
+    "LoadedModel",
+    "PackedContext",
+    "ParsedCall",
+    "SamplingParams",
+    "lm_head_weight",
+    "lm_logits",
+    "load_model",
+    "packed_hidden_states",
+    "parse_tool_calls",
+    "save_model",
+]

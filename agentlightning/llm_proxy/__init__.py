@@ -1,0 +1,27 @@
+"""The gateway between agents and models: OpenAI's interface in front, any backend behind, every call recorded.
+
+`LLMProxy` and `HttpBackend` are imported on first use: they bring a web server and an HTTP client.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .attempts import call_seed
+from .routes import Backend
+
+if TYPE_CHECKING:
+    from .http_backend import HttpBackend, UpstreamError
+    from .proxy import LLMProxy
+
+__all__ = ["Backend", "HttpBackend", "LLMProxy", "UpstreamError", "call_seed"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LLMProxy":
+        from .proxy import LLMProxy
+
+        return LLMProxy
+    if name in ("HttpBackend", "UpstreamError"):
+        from . import http_backend
+
+        return getattr(http_backend, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,114 @@
+"""What the gateway remembers of each attempt: its mode, its seed and how many calls it has made.
+
+Called by `gateway` for every captured call; asks the store once an attempt, on its first call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from agentlightning.semconv import attempt_trace_id
+from agentlightning.store.base import LightningStore
+from agentlightning.types import TERMINAL_ATTEMPT, TERMINAL_ROLLOUT, AttemptedRollout, RequestError
+
+MAX_ATTEMPTS = 16_384
+"""How many attempts are remembered at once. The one that called longest ago is forgotten first; were it still running,
+its numbering and seeds would start again. An entry is a few hundred bytes."""
+
+
+@dataclass(slots=True)
+class AttemptState:
+    """One attempt, as far as the gateway needs to know it."""
+
+    rollout_id: str
+    attempt_id: str
+    trace_id: str
+    mode: str | None
+    seed: Any
+    """`rollout.metadata["seed"]`; `None`: the backend samples as it likes."""
+    calls: int = 0
+    """Calls begun so far, failed ones included."""
+
+    def begin_call(self) -> int:
+        """The number of a new call, from 1."""
+        self.calls += 1
+        return self.calls
+
+
+def call_seed(seed: Any, number: int) -> int:
+    """The sampling seed of call `number` (from 1) of an attempt: a stable number below 2**63.
+
+    The first 8 bytes of BLAKE2b over the text `<seed>/<number>`, big-endian, without the lowest bit. Every attempt of
+    a rollout has the same seeds, so a repeated attempt of a deterministic agent gives the same tokens.
+    """
+    digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class Attempts:
+    """The attempts that called last. Lives in one event loop.
+
+    Args:
+        limit: How many are remembered.
+    """
+
+    def __init__(self, limit: int = MAX_ATTEMPTS) -> None:
+        self._limit = limit
+        self._known: OrderedDict[tuple[str, str], AttemptState] = OrderedDict()
+        self._loading: dict[tuple[str, str], asyncio.Task[AttemptState]] = {}
+
+    async def get(self, store: LightningStore, rollout_id: str, attempt_id: str) -> AttemptState:
+        """The state of an attempt, loaded if this is its first call.
+
+        Raises:
+            RequestError: 404 if the store does not know the rollout, 409 if the attempt is not its latest one or has
+                ended, 503 if the store fails.
+        """
+        key = (rollout_id, attempt_id)
+        state = self._known.get(key)
+        if state is not None:
+            self._known.move_to_end(key)
+            return state
+        task = self._loading.get(key)
+        if task is None:
+            task = self._loading[key] = asyncio.create_task(_load(store, rollout_id, attempt_id))
+            task.add_done_callback(lambda done: self._loaded(key, done))
+        return await asyncio.shield(task)  # one caller that goes away must not take the others with it
+
+    def _loaded(self, key: tuple[str, str], task: asyncio.Task[AttemptState]) -> None:
+        del self._loading[key]
+        if task.cancelled() or task.exception() is not None:
+            return  # whoever waits gets the exception; the next call asks the store again
+        self._known[key] = task.result()
+        while len(self._known) > self._limit:
+            self._known.popitem(last=False)
+
+
+async def _load(store: LightningStore, rollout_id: str, attempt_id: str) -> AttemptState:
+    try:
+        rollout = await store.get_rollout_by_id(rollout_id)
+    except Exception as error:
+        raise RequestError(f"the store could not be asked for rollout `{rollout_id}`: {error}", status=503) from error
+    if rollout is None:
+        raise RequestError(f"the store knows no rollout `{rollout_id}`", status=404, code="unknown_rollout")
+    latest = rollout.attempt if isinstance(rollout, AttemptedRollout) else None
+    if latest is None or latest.attempt_id != attempt_id:
+        raise RequestError(
+            f"`{attempt_id}` is not the latest attempt of rollout `{rollout_id}`"
+            f" ({f'which is `{latest.attempt_id}`' if latest else 'which has none'}); stop this agent",
+            status=409,
+            code="stale_attempt",
+        )
+    if latest.status in TERMINAL_ATTEMPT or rollout.status in TERMINAL_ROLLOUT:
+        raise RequestError(
+            f"attempt `{attempt_id}` of rollout `{rollout_id}` has ended"
+            f" (attempt `{latest.status}`, rollout `{rollout.status}`); stop this agent",
+            status=409,
+            code="ended_attempt",
+        )
+    seed = (rollout.metadata or {}).get("seed")
+    return AttemptState(rollout_id, attempt_id, attempt_trace_id(rollout_id, attempt_id), rollout.mode, seed)

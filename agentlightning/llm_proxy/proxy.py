@@ -1,0 +1,203 @@
+"""`LLMProxy`: the gateway's public face. Algorithms start it, say which models it serves, and hand it to agents.
+
+Called by algorithms and the trainer; puts together `routes`, `gateway`, `app` and `server`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentlightning.store.base import LightningStore
+from agentlightning.types import LLM, ConfigError, ProxyLLM
+
+from .app import create_app
+from .gateway import Gateway
+from .routes import Backend, ModelRoutes
+from .server import ServerThread, bind
+
+MAX_BODY_BYTES = 10 * 1024 * 1024
+NO_KEY = "none"
+"""The `api_key` of resources where none is needed: OpenAI's client refuses to start without one."""
+
+
+class LLMProxy:
+    """The gateway: OpenAI's interface in front, any backend behind, every call of an attempt recorded.
+
+    Args:
+        port: Where to listen; `None`: a free port, chosen at `start`.
+        model_list: Endpoints, see `update_model_list`.
+        store: Where attempts are looked up and spans go.
+        host: Address to listen on.
+        access_host: Host name in the URLs given to agents; by default `host`, or 127.0.0.1 where that is a wildcard.
+        api_key: What callers must show; needed unless `host` is a loopback address.
+        max_body_bytes: Longest request body; longer ones get 413.
+
+    `sampling_parameters` holds, by rollout mode, what is put over the agents' own parameters, as in
+    `{"train": {"temperature": 1.0, "max_tokens": 512}, "val": {"temperature": 0.0}}`. `max_tokens` is an upper bound.
+
+    Raises:
+        ConfigError: a model list or port that can't be used, or an open host without `api_key`.
+    """
+
+    def __init__(
+        self,
+        port: int | None = None,
+        model_list: Sequence[Mapping[str, Any]] | None = None,
+        store: LightningStore | None = None,
+        host: str = "127.0.0.1",
+        *,
+        access_host: str | None = None,
+        api_key: str | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        if not _is_loopback(host) and not api_key:
+            raise ConfigError(
+                f"`host` {host!r} can be reached from other machines, so it needs an `api_key`; or listen on 127.0.0.1"
+            )
+        if port is not None and not 0 <= port <= 65535:
+            raise ConfigError(f"`port` {port} is not between 0 and 65535; `port=None` takes a free one")
+        self._wanted_port = port
+        self._host = host
+        self._access_host = access_host or ("127.0.0.1" if host in ("0.0.0.0", "::") else host)
+        self._api_key = api_key
+        self._max_body_bytes = max_body_bytes
+        self._routes = ModelRoutes()
+        self._gateway = Gateway(self._routes, store)
+        self._server: ServerThread | None = None
+        self._port: int | None = None
+        self.update_model_list(model_list or [])
+
+    # -- models and store -------------------------------------------------------------------------------------------
+
+    def update_model_list(self, model_list: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the endpoints, also while running. Backends given to `set_backend` stay.
+
+        Args:
+            model_list: Entries `{"model_name": name for agents, "litellm_params": {"model": name at the endpoint,
+                "api_base": its URL, "api_key": optional}}`. Several entries of one name share its rollouts.
+
+        Raises:
+            ConfigError: an entry that can't be used; the old list stays.
+        """
+        self._routes.set_model_list(model_list)
+
+    def set_backend(self, model_name: str, backend: Backend | None) -> None:
+        """Serve `model_name` by a backend in this process, such as the native engine's; `None` takes it away."""
+        self._routes.set_backend(model_name, backend)
+
+    @property
+    def sampling_parameters(self) -> dict[str, dict[str, Any]]:
+        """By rollout mode: what is put over the agents' own parameters."""
+        return self._gateway.sampling_parameters
+
+    @sampling_parameters.setter
+    def sampling_parameters(self, by_mode: dict[str, dict[str, Any]]) -> None:
+        self._gateway.sampling_parameters = by_mode
+
+    def set_store(self, store: LightningStore | None) -> None:
+        """Record into `store` from the next call on."""
+        self._gateway.use_store(store)
+
+    def get_store(self) -> LightningStore | None:
+        """The store that calls are recorded in, if any."""
+        return self._gateway.store
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Serve, in a thread of its own; returns when requests are taken. Nothing happens if it runs already.
+
+        Raises:
+            ConfigError: the port is taken.
+        """
+        if self._server is None or self._server.done.done():
+            sock = bind(self._host, self._wanted_port)
+            self._port = sock.getsockname()[1]
+            app = create_app(self._gateway, api_key=self._api_key, max_body_bytes=self._max_body_bytes)
+            self._server = ServerThread(app, sock, on_stop=self._routes.close)
+            self._server.start()
+        await self._server.wait_ready()
+
+    async def stop(self) -> None:
+        """Finish running calls (those that take longer than 10 s are cancelled) and end. Twice does no harm."""
+        server = self._server
+        if server is None:
+            return
+        server.stop()
+        try:
+            await server.wait_done()
+        finally:
+            if self._server is server:
+                self._server = None
+
+    async def restart(self) -> None:
+        """`stop` and `start`; without a fixed `port` on another one."""
+        await self.stop()
+        await self.start()
+
+    def is_running(self) -> bool:
+        """Whether requests are served."""
+        return self._server is not None and self._server.ready.done() and not self._server.done.done()
+
+    # -- resources --------------------------------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on.
+
+        Raises:
+            RuntimeError: not started yet and no `port` was given.
+        """
+        port = self._port if self._server is not None else self._wanted_port
+        if not port:
+            raise RuntimeError("the gateway has no port yet; `await proxy.start()` first, or give it a `port`")
+        return port
+
+    @property
+    def base_url(self) -> str:
+        """URL for an OpenAI client whose calls belong to no rollout."""
+        host = f"[{self._access_host}]" if ":" in self._access_host else self._access_host
+        return f"http://{host}:{self.port}/v1"
+
+    def as_resource(
+        self,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
+        model: str | None = None,
+        sampling_parameters: Mapping[str, Any] | None = None,
+    ) -> LLM:
+        """The gateway as a resource for agents.
+
+        Args:
+            rollout_id: With `attempt_id`: a plain `LLM` for that attempt. Without both: a `ProxyLLM`, which makes the
+                URL of each attempt itself.
+            attempt_id: See `rollout_id`.
+            model: Name to ask for; by default the first that is served.
+            sampling_parameters: Handed to the agent, which may use them or not.
+
+        Raises:
+            ValueError: one id without the other, or a model that is not served.
+            RuntimeError: the port is not known yet.
+        """
+        names = self._routes.names
+        name = model if model is not None else next(iter(names), None)
+        if name is None or name not in names:
+            raise ValueError(f"`model` {name!r} is not served; give one of {names} or add it with `set_backend`")
+        shared: dict[str, Any] = {
+            "model": name,
+            "api_key": self._api_key or NO_KEY,
+            "sampling_parameters": dict(sampling_parameters or {}),
+        }
+        resource = ProxyLLM(endpoint=self.base_url, **shared)
+        if rollout_id is None and attempt_id is None:
+            return resource
+        return LLM(endpoint=resource.get_base_url(rollout_id, attempt_id), **shared)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,134 @@
+"""Runs an ASGI application on uvicorn in a thread with an event loop of its own. Called by `proxy`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from agentlightning.types import ConfigError
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than agents pause between calls: a connection closed too early costs them a retry."""
+DRAIN_SECONDS = 10
+"""How long `stop` waits for running calls before it cancels them."""
+BACKLOG = 2048
+
+
+def bind(host: str, port: int | None) -> socket.socket:
+    """A listening socket; `port` `None` or 0 takes a free one.
+
+    Raises:
+        ConfigError: the address can't be used, naming it.
+    """
+    sock: socket.socket | None = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)  # only listening makes sure that nobody else does
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        raise ConfigError(
+            f"`port` {port} on `host` {host} can't be used: {error}; choose another, or `port=None` for a free one"
+        ) from error
+    return sock
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Future[None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready.set_result(None)
+
+
+class ServerThread:
+    """One running server.
+
+    Args:
+        app: What it serves.
+        sock: A listening socket; closed at the end.
+        on_stop: Run in the server's loop after the last request.
+    """
+
+    def __init__(self, app: ASGIApp, sock: socket.socket, on_stop: Callable[[], Awaitable[None]]) -> None:
+        self.ready: Future[None] = Future()
+        """Done when requests are served, or with the reason why they are not."""
+        self.done: Future[None] = Future()
+        """Done when the thread has ended, with the error that ended it if there was one."""
+        self._sock = sock
+        self._on_stop = on_stop
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+        self._server = _Server(config, self.ready)
+        self._thread = threading.Thread(target=self._run, name="agentlightning-gateway", daemon=True)
+
+    def start(self) -> None:
+        """Begin; `ready` says when."""
+        self._thread.start()
+
+    async def wait_ready(self) -> None:
+        """Return when requests are served; raise what kept them from it."""
+        await _shielded(self.ready)
+
+    async def wait_done(self) -> None:
+        """Return when the thread has ended; raise the error that ended it, if any."""
+        await _shielded(self.done)
+
+    def stop(self) -> None:
+        """Take no more requests and finish the running ones; `done` says when."""
+        self._server.should_exit = True
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._serve())
+        except BaseException as error:  # noqa: BLE001  # handed to whoever waits
+            if not self.ready.done():
+                self.ready.set_exception(error)
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
+
+    async def _serve(self) -> None:
+        try:
+            await self._server.serve(sockets=[self._sock])
+        finally:
+            self._sock.close()
+            await self._on_stop()
+
+
+async def _shielded(future: Future[None]) -> None:
+    # Who gives up waiting must not cancel the future that the server thread sets.
+    await asyncio.shield(asyncio.wrap_future(future))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return None
+    return uvloop.new_event_loop

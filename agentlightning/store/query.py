@@ -1,0 +1,115 @@
+"""What a query asks for, checked once for all homes, and how the memory home answers it.
+
+`home` builds a `Query` from the arguments of a `query_*` method; a ledger answers it. Ties and `sort_by=None` follow
+the order of creation; `None` sorts before every value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel
+
+from agentlightning.types import PaginatedResult
+
+from .base import FilterLogic, SortOrder
+
+Kind = Literal["rollouts", "attempts", "spans", "resources", "workers"]
+R = TypeVar("R", bound=tuple[Any, ...])
+T = TypeVar("T")
+
+
+class Filter(NamedTuple):
+    field: str
+    test: Literal["in", "contains"]
+    value: Any
+    """A sequence for `in`, a string for `contains`."""
+
+
+class Query(NamedTuple):
+    kind: Kind
+    scope: dict[str, str]
+    """Fields that must equal these values, whatever `logic` is."""
+    filters: tuple[Filter, ...]
+    logic: FilterLogic
+    sort_by: str | None
+    sort_order: SortOrder
+    limit: int
+    offset: int
+
+
+class Page(NamedTuple, Generic[R]):
+    rows: list[R]
+    total: int
+
+
+def make_query(
+    kind: Kind,
+    model: type[BaseModel],
+    *,
+    scope: dict[str, str] | None = None,
+    equals: dict[str, str | None] | None = None,
+    within: dict[str, Sequence[str] | None] | None = None,
+    contains: dict[str, str | None] | None = None,
+    filter_logic: FilterLogic = "and",
+    sort_by: str | None,
+    sort_order: SortOrder,
+    limit: int,
+    offset: int,
+) -> Query:
+    """Check the arguments of a `query_*` method and join them; a filter that is `None` does not filter.
+
+    Raises:
+        ValueError: a value that a query can't have; the message names the valid ones.
+    """
+    _one_of("filter_logic", filter_logic, ("and", "or"))
+    _one_of("sort_order", sort_order, ("asc", "desc"))
+    if sort_by is not None:
+        _one_of("sort_by", sort_by, sorted(model.model_fields))
+    if limit == 0 or limit < -1:
+        raise ValueError(f"`limit` is {limit}; give the longest page you want (1 or more), or -1 for everything")
+    if offset < 0:
+        raise ValueError(f"`offset` is {offset}; give how many items to skip (0 or more)")
+    filters = [Filter(field, "in", (value,)) for field, value in (equals or {}).items() if value is not None]
+    filters += [Filter(field, "in", tuple(value)) for field, value in (within or {}).items() if value is not None]
+    filters += [Filter(field, "contains", value) for field, value in (contains or {}).items() if value is not None]
+    return Query(kind, scope or {}, tuple(filters), filter_logic, sort_by, sort_order, limit, offset)
+
+
+def answer(query: Query, rows: Iterable[R]) -> Page[R]:
+    """The page of `rows`, which come in order of creation."""
+    fields = [(field, value) for field, value in query.scope.items()]
+    found = [
+        row for row in rows if all(getattr(row, field) == value for field, value in fields) and _matches(query, row)
+    ]
+    field = query.sort_by
+    if field is not None:
+        found.sort(key=lambda row: _sort_key(getattr(row, field)), reverse=query.sort_order == "desc")
+    end = None if query.limit == -1 else query.offset + query.limit
+    return Page(found[query.offset : end], len(found))
+
+
+def page_model(query: Query, items: list[T], total: int) -> PaginatedResult[T]:
+    """The page as callers of the store get it."""
+    return PaginatedResult[T].model_construct(items=items, limit=query.limit, offset=query.offset, total=total)
+
+
+def _matches(query: Query, row: tuple[Any, ...]) -> bool:
+    if not query.filters:
+        return True
+    return (all if query.logic == "and" else any)(_passes(filter_, row) for filter_ in query.filters)
+
+
+def _passes(filter_: Filter, row: tuple[Any, ...]) -> bool:
+    value = getattr(row, filter_.field)
+    return value in filter_.value if filter_.test == "in" else value is not None and filter_.value in value
+
+
+def _sort_key(value: Any) -> tuple[Any, ...]:
+    return (0,) if value is None else (1, value)
+
+
+def _one_of(field: str, value: str, valid: Sequence[str]) -> None:
+    if value not in valid:
+        raise ValueError(f"`{field}` is {value!r}; give one of {', '.join(valid)}")

@@ -1,0 +1,96 @@
+"""What the store does to spans, over any `Ledger`. `home` calls these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import transitions
+from .ledger import Ledger
+from .operations import move_attempt, require_attempt, require_rollout, standing_of
+from .query import Page, Query
+from .rows import RolloutRow, SpanRow
+
+AttemptKey = tuple[str, str]
+"""(rollout_id, attempt_id)."""
+
+
+def add_spans(ledger: Ledger, spans: Sequence[SpanRow], now: float) -> list[SpanRow]:
+    """Store the spans that are not there yet, all or none; those stored, numbered.
+
+    Each attempt that sent spans is alive: its heartbeat is `now`, and it is running unless it has ended.
+
+    Raises:
+        ValueError: a span of a rollout or attempt that is not there.
+    """
+    keys = list(dict.fromkeys((span.rollout_id, span.attempt_id) for span in spans))
+    rollouts = {rollout_id: require_rollout(ledger, rollout_id) for rollout_id, _ in keys}
+    attempts = [require_attempt(ledger, rollouts[rollout_id], attempt_id) for rollout_id, attempt_id in keys]
+    last = {rollout_id: row.last_sequence_id for rollout_id, row in rollouts.items()}
+    stored: list[SpanRow] = []
+    for span in spans:
+        number = span.sequence_id or last[span.rollout_id] + 1
+        row = span if span.sequence_id else span._replace(sequence_id=number)
+        if ledger.insert_span(row):
+            last[span.rollout_id] = max(last[span.rollout_id], number)
+            stored.append(row)
+    after = {rollout_id: row._replace(last_sequence_id=last[rollout_id]) for rollout_id, row in rollouts.items()}
+    for attempt in attempts:
+        row = after[attempt.rollout_id]
+        status = transitions.attempt_after_span(standing_of(row, attempt))
+        alive = attempt._replace(last_heartbeat_time=now)
+        after[attempt.rollout_id] = move_attempt(ledger, row, alive, status, now)[0]
+    for rollout_id, before in rollouts.items():
+        _save_counter(ledger, before, after[rollout_id])
+    return stored
+
+
+def reserve_sequence_ids(ledger: Ledger, keys: Sequence[AttemptKey]) -> list[int]:
+    """One number for each (rollout, attempt), in order.
+
+    Raises:
+        ValueError: a rollout or attempt is not there.
+    """
+    before = {rollout_id: require_rollout(ledger, rollout_id) for rollout_id, _ in keys}
+    for rollout_id, attempt_id in dict.fromkeys(keys):
+        require_attempt(ledger, before[rollout_id], attempt_id)
+    rows, numbers = dict(before), list[int]()
+    for rollout_id, _ in keys:
+        row = rows[rollout_id]
+        rows[rollout_id] = row._replace(last_sequence_id=row.last_sequence_id + 1)
+        numbers.append(rows[rollout_id].last_sequence_id)
+    for rollout_id, row in before.items():
+        _save_counter(ledger, row, rows[rollout_id])
+    return numbers
+
+
+def spans_of_attempts(ledger: Ledger, keys: Sequence[AttemptKey]) -> dict[str, list[SpanRow]]:
+    """Spans by rollout, in order of sequence id.
+
+    Raises:
+        ValueError: a rollout or attempt is not there, so that training never takes lost spans for none.
+    """
+    found: dict[str, list[SpanRow]] = {}
+    for rollout_id, attempt_id in dict.fromkeys(keys):
+        spans = ledger.spans(rollout_id, attempt_id)
+        if not spans:
+            require_attempt(ledger, require_rollout(ledger, rollout_id), attempt_id)
+        found.setdefault(rollout_id, []).extend(spans)
+    for spans in found.values():
+        spans.sort(key=lambda span: span.sequence_id)
+    return found
+
+
+def query_spans(ledger: Ledger, query: Query) -> Page[SpanRow]:
+    """The page of spans; an `attempt_id` of `latest` in the scope is looked up first."""
+    if query.scope.get("attempt_id") == "latest":
+        rollout = ledger.rollout(query.scope["rollout_id"])
+        # No attempt has an empty id, so a rollout without attempts has no spans.
+        latest = (rollout.attempt_id if rollout else None) or ""
+        query = query._replace(scope={**query.scope, "attempt_id": latest})
+    return ledger.query(query)
+
+
+def _save_counter(ledger: Ledger, before: RolloutRow, after: RolloutRow) -> None:
+    # A move of the state has saved the counter as well.
+    if after.last_sequence_id != before.last_sequence_id and after.status == before.status:
+        ledger.move_rollout(after)

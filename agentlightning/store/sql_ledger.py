@@ -1,0 +1,213 @@
+"""`SqlLedger`: the rows of the SQL home, over one DBAPI connection. Used by the writer thread only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from sqlalchemy import Dialect, and_, false, func, or_, select
+
+from .ledger import Effects, Ledger
+from .query import Filter, Kind, Page, Query
+from .rows import AttemptRow, ResourcesRow, RolloutRow, SpanRow, WorkerRow
+from .schema import attempts, resources, rollouts, spans, workers
+from .statements import Statement, Statements, Values, chunks, ready, row_columns
+
+R = TypeVar("R")
+
+
+class Cursor(Protocol):
+    """What we use of a DBAPI cursor."""
+
+    @property
+    def rowcount(self) -> int: ...
+    def execute(self, sql: str, parameters: Any = (), /) -> object: ...
+    def executemany(self, sql: str, parameters: Any, /) -> object: ...
+    def fetchall(self) -> list[Any]: ...
+
+
+_TABLES: Final[dict[Kind, tuple[Any, Callable[[Iterable[Any]], Any]]]] = {
+    "rollouts": (rollouts, RolloutRow._make),
+    "attempts": (attempts, AttemptRow._make),
+    "spans": (spans, SpanRow._make),
+    "resources": (resources, ResourcesRow._make),
+    "workers": (workers, WorkerRow._make),
+}
+
+
+class SqlLedger(Ledger):
+    """Rows in SQL tables.
+
+    Args:
+        cursor: Of the writer thread's connection.
+        dialect: SQLAlchemy's description of the database; must use positional parameters.
+    """
+
+    def __init__(self, cursor: Cursor, dialect: Dialect) -> None:
+        self.effects = Effects()
+        self.wrote = False
+        """Whether the running operation has written; its runner sets it to false."""
+        self._cursor = cursor
+        self._dialect = dialect
+        self._do = Statements(dialect)
+
+    # -- rollouts and the queue -------------------------------------------------------------------------------------
+
+    def rollout(self, rollout_id: str) -> RolloutRow | None:
+        return self._one(RolloutRow._make, self._do.rollout, (rollout_id,))
+
+    def rollouts(self, rollout_ids: Sequence[str]) -> list[RolloutRow]:
+        if len(rollout_ids) == 1:
+            found = self.rollout(rollout_ids[0])
+            return [] if found is None else [found]
+        return [RolloutRow._make(row) for row in self._by_ids(self._do.rollouts, rollout_ids)]
+
+    def insert_rollouts(self, rows: Sequence[RolloutRow]) -> None:
+        self._write_many(self._do.insert_rollout, rows)
+
+    def move_rollout(self, row: RolloutRow) -> None:
+        self._write(
+            self._do.move_rollout,
+            (row.end_time, row.status, row.attempts, row.attempt_id, row.last_sequence_id, row.rollout_id),
+        )
+
+    def save_rollout(self, row: RolloutRow) -> None:
+        self._write(self._do.save_rollout, (*row, row.rollout_id))
+
+    def enqueue(self, rollout_ids: Iterable[str]) -> None:
+        self._write_many(self._do.enqueue, [(rollout_id,) for rollout_id in rollout_ids])
+
+    def unqueue(self, rollout_id: str) -> None:
+        self._write(self._do.unqueue, (rollout_id,))
+
+    def take_queued(self, limit: int) -> list[str]:
+        self._write(self._do.take_queued, self._do.take_queued.bind(limit=limit))
+        return [rollout_id for _, rollout_id in sorted(self._cursor.fetchall())]
+
+    # -- attempts ---------------------------------------------------------------------------------------------------
+
+    def attempt(self, rollout_id: str, attempt_id: str) -> AttemptRow | None:
+        return self._one(AttemptRow._make, self._do.attempt, (rollout_id, attempt_id))
+
+    def attempts(self, ids: Sequence[tuple[str, str]]) -> list[AttemptRow]:
+        if len(ids) == 1:
+            found = self.attempt(*ids[0])
+            return [] if found is None else [found]
+        wanted = set(ids)
+        rows = [AttemptRow._make(row) for row in self._by_ids(self._do.attempts, list({id_[0]: None for id_ in ids}))]
+        return [row for row in rows if (row.rollout_id, row.attempt_id) in wanted]
+
+    def insert_attempt(self, row: AttemptRow) -> None:
+        self._write(self._do.insert_attempt, row)
+
+    def save_attempt(self, row: AttemptRow) -> None:
+        self._write(
+            self._do.save_attempt,
+            (row.end_time, row.status, row.worker_id, row.last_heartbeat_time, row.metadata, *row[:2]),
+        )
+
+    def delete_attempt(self, rollout_id: str, attempt_id: str) -> None:
+        self._write(self._do.delete_attempt, (rollout_id, attempt_id))
+
+    def active_attempts(self) -> list[AttemptRow]:
+        return [AttemptRow._make(row) for row in self._rows(self._do.active_attempts, ())]
+
+    def newest_active_attempt(self, worker_id: str) -> AttemptRow | None:
+        do = self._do.newest_active_attempt
+        return self._one(AttemptRow._make, do, do.bind(worker_id=worker_id))
+
+    # -- spans, resources, workers ----------------------------------------------------------------------------------
+
+    def insert_span(self, row: SpanRow) -> bool:
+        self._write(self._do.insert_span, row)
+        return self._cursor.rowcount == 1
+
+    def spans(self, rollout_id: str, attempt_id: str) -> list[SpanRow]:
+        return [SpanRow._make(row) for row in self._rows(self._do.spans, (rollout_id, attempt_id))]
+
+    def resources(self, resources_id: str) -> ResourcesRow | None:
+        return self._one(ResourcesRow._make, self._do.resources, (resources_id,))
+
+    def latest_resources(self) -> ResourcesRow | None:
+        return self._one(ResourcesRow._make, self._do.latest_resources, self._do.latest_resources.bind())
+
+    def save_resources(self, row: ResourcesRow) -> None:
+        self._write(self._do.save_resources, row)
+
+    def worker(self, worker_id: str) -> WorkerRow | None:
+        return self._one(WorkerRow._make, self._do.worker, (worker_id,))
+
+    def save_worker(self, row: WorkerRow) -> None:
+        self._write(self._do.save_worker, row)
+
+    # -- the rest ---------------------------------------------------------------------------------------------------
+
+    def query(self, query: Query) -> Page[Any]:
+        table, make = _TABLES[query.kind]
+        conditions = self._conditions(query, table)
+        found = select(*row_columns(table)).where(*conditions).order_by(*_order(query, table))
+        paged = query.limit != -1 or query.offset > 0
+        if paged:
+            # Every dialect has LIMIT, some have no OFFSET without it.
+            found = found.limit(2**62 if query.limit == -1 else query.limit).offset(query.offset)
+        rows = [make(row) for row in self._rows(*self._ready(found))]
+        if not paged:
+            return Page(rows, len(rows))
+        count = select(func.count()).select_from(table).where(*conditions)
+        return Page(rows, self._rows(*self._ready(count))[0][0])
+
+    def counts(self) -> dict[str, int]:
+        kinds = [*(f"total_{kind}" for kind in _TABLES), "queued_rollouts"]
+        return dict(zip(kinds, [row[0] for row in self._rows(self._do.counts, ())], strict=True))
+
+    def info(self, name: str, value: str) -> str:
+        """What the database says under `name`; `value` if it said nothing yet."""
+        self._write(self._do.insert_info, (name, value))
+        return self._rows(self._do.info, (name,))[0][0]
+
+    def _conditions(self, query: Query, table: Any) -> list[Any]:
+        conditions = [table.c[field] == value for field, value in query.scope.items()]
+        filters = [self._condition(filter_, table) for filter_ in query.filters]
+        if filters:
+            conditions.append(and_(*filters) if query.logic == "and" else or_(false(), *filters))
+        return conditions
+
+    def _condition(self, filter_: Filter, table: Any) -> Any:
+        column = table.c[filter_.field]
+        if filter_.test == "in":
+            return column.in_(filter_.value)
+        # LIKE takes no account of case in SQLite.
+        position = func.instr if self._dialect.name == "sqlite" else func.strpos
+        return position(column, filter_.value) > 0
+
+    def _ready(self, clause: Any) -> tuple[Statement, Values]:
+        statement = ready(clause, self._dialect)
+        return statement, statement.bind()
+
+    def _by_ids(self, statement: Statement, ids: Sequence[str]) -> Iterable[Any]:
+        for chunk in chunks(ids):
+            yield from self._rows(statement, chunk)
+
+    def _rows(self, statement: Statement, values: Values) -> list[Any]:
+        self._cursor.execute(statement.sql, values)
+        return self._cursor.fetchall()
+
+    def _one(self, make: Callable[[Iterable[Any]], R], statement: Statement, values: Values) -> R | None:
+        rows = self._rows(statement, values)
+        return make(rows[0]) if rows else None
+
+    def _write(self, statement: Statement, values: Values) -> None:
+        self.wrote = True
+        self._cursor.execute(statement.sql, values)
+
+    def _write_many(self, statement: Statement, rows: Sequence[Values]) -> None:
+        self.wrote = True
+        self._cursor.executemany(statement.sql, rows)
+
+
+def _order(query: Query, table: Any) -> list[Any]:
+    if query.sort_by is None:
+        return [table.c.ordinal]
+    column = table.c[query.sort_by]
+    wanted = column.asc().nulls_first() if query.sort_order == "asc" else column.desc().nulls_last()
+    return [wanted, table.c.ordinal]

@@ -1,0 +1,134 @@
+"""`SqliteFile`: one SQLite database file, opened for one process. `sql` opens it, the writer thread uses it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from .schema import SCHEMA_VERSION, metadata
+from .sql_ledger import SqlLedger
+
+OLDEST_SQLITE: Final = (3, 35, 0)
+"""The first with RETURNING."""
+CHECKPOINT_PAGES: Final = 4000
+"""WAL pages (of 4 KiB) between checkpoints; each one costs an fsync, during which nothing is answered."""
+
+
+class SqliteFile:
+    """A connection, its transactions and its lock.
+
+    Args:
+        path: The database; made if it is not there.
+        lock_timeout: Seconds to wait for other processes that read or write the file at the same time (a shell, a
+            backup) before an operation fails.
+
+    Raises:
+        RuntimeError: a store has the file open, in this or another process.
+        ValueError: the file is no database, or of another version.
+        FileNotFoundError: there is no such directory.
+    """
+
+    def __init__(self, path: Path, lock_timeout: float) -> None:
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise RuntimeError(f"Python's SQLite is {sqlite3.sqlite_version}; the store needs 3.35 or newer")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"the store's directory `{path.parent}` doesn't exist; make it, or mend the path")
+        self._lock = _lock(path)
+        try:
+            self._connection = _connect(path, lock_timeout)
+            self.ledger = self._open(path)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, path: Path) -> SqlLedger:
+        cursor = self._connection.cursor()
+        try:
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"wal_autocheckpoint={CHECKPOINT_PAGES}"):
+                cursor.execute(f"PRAGMA {pragma}")
+            self.begin()
+            dialect = sqlite.dialect()
+            for table in metadata.sorted_tables:
+                cursor.execute(str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)))
+                for index in table.indexes:
+                    cursor.execute(str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect)))
+            ledger = SqlLedger(cursor, dialect)
+            version = ledger.info("schema_version", str(SCHEMA_VERSION))
+            self.commit()
+        except sqlite3.OperationalError:
+            self._connection.close()
+            raise
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise ValueError(f"store file `{path}` is no SQLite database ({error}); give another path") from error
+        if version != str(SCHEMA_VERSION):
+            self._connection.close()
+            raise ValueError(
+                f"store file `{path}` has schema version {version}, this release reads {SCHEMA_VERSION}; "
+                "open it with the release that wrote it, or give another path"
+            )
+        return ledger
+
+    def begin(self) -> None:
+        # At once for writing: a transaction that begins as a reader can't always become a writer.
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+    def rollback(self) -> None:
+        self._connection.rollback()
+
+    def close(self) -> None:
+        self._connection.close()
+        self._lock.close()
+
+
+def _connect(path: Path, lock_timeout: float) -> sqlite3.Connection:
+    # Opened here, used by the writer thread; transactions are begun by hand.
+    return sqlite3.connect(
+        path, timeout=lock_timeout, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+
+
+def _lock(path: Path) -> sqlite3.Connection:
+    """Hold `<path>.lock` until closed, or until the process is gone, whichever way it goes.
+
+    The lock is a transaction that is left open on a database of its own: SQLite's locks work on every platform, within
+    one process too, and are not inherited by `fork`. The file says who holds it.
+    """
+    lock_path = path.with_name(path.name + ".lock")
+    lock = sqlite3.connect(lock_path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        lock.execute("PRAGMA synchronous=OFF")
+        lock.execute("BEGIN IMMEDIATE")
+        lock.execute("CREATE TABLE IF NOT EXISTS holder (pid INTEGER)")
+        lock.execute("DELETE FROM holder")
+        lock.execute("INSERT INTO holder VALUES (?)", (os.getpid(),))
+        lock.execute("COMMIT")
+        lock.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        holder = _holder(lock)
+        lock.close()
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:  # the low byte is the kind of error
+            error.add_note(f"in lock file `{lock_path}`; the store needs to write there")
+            raise
+        raise RuntimeError(
+            f"store file `{path}` is in use by {holder}; end that process or close its store first, "
+            "or share one store by a server"
+        ) from error
+    return lock
+
+
+def _holder(lock: sqlite3.Connection) -> str:
+    with suppress(sqlite3.Error), closing(lock.execute("SELECT pid FROM holder")) as rows:
+        pid = rows.fetchone()
+        if pid is not None:
+            return "this process" if pid[0] == os.getpid() else f"process {pid[0]}"
+    return "another process"

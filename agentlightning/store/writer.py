@@ -1,0 +1,199 @@
+"""`Writer`: one thread that owns a database connection and commits in groups.
+
+`sql` hands it operations. The thread takes all that are waiting, runs them in one transaction, commits, and only then
+answers: an answered operation is in the database, and those that came together share the cost of a commit. An operation
+that raises after it has written, or a commit that fails, undoes the whole group; then each operation of the group runs
+again in a transaction of its own, so that one operation's failure is nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from .ledger import Effects, Ledger
+from .sql_ledger import SqlLedger
+
+GROUP = 256
+"""Most operations that share a commit; bounds how long the first of them waits for the last."""
+
+R = TypeVar("R")
+Operation = Callable[[Ledger], R]
+
+
+class Transactions(Protocol):
+    """How a database begins and ends transactions."""
+
+    def begin(self) -> None: ...
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Job:
+    """An operation and who waits for it."""
+
+    operation: Operation[Any]
+    loop: asyncio.AbstractEventLoop | None
+    """`None`: nobody waits."""
+    future: asyncio.Future[Any] | None
+    undo: Callable[[Any], Operation[None]] | None
+    result: Any = None
+    error: BaseException | None = None
+    effects: Effects = field(default_factory=Effects)
+
+    def cancelled(self) -> bool:
+        """Whether the caller went away; safe to ask from any thread."""
+        return self.future is not None and self.future.cancelled()
+
+
+class Writer:
+    """The thread. `close` ends it.
+
+    Args:
+        ledger: Rows of the connection.
+        transactions: Of the same connection.
+        committed: Called in the thread with what a committed group did.
+    """
+
+    def __init__(self, ledger: SqlLedger, transactions: Transactions, committed: Callable[[Effects], None]) -> None:
+        self._ledger = ledger
+        self._transactions = transactions
+        self._committed = committed
+        self._lock = threading.Lock()
+        self._closed = False
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        # A daemon, because everything answered is safe without it: a program that forgets to close may end.
+        self._thread = threading.Thread(target=self._work, name="agl-store-writer", daemon=True)
+        self._thread.start()
+
+    async def run(self, operation: Operation[R], undo: Callable[[R], Operation[None]] | None = None) -> R:
+        """Run an operation and wait until it is committed.
+
+        Args:
+            operation: May be run twice; only the last run counts.
+            undo: From the result, the operation that takes it back if the caller is cancelled before it has it.
+
+        Raises:
+            RuntimeError: the writer is closed.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._put(Job(operation, loop, future, undo))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # Cancelled between the answer and its arrival here; earlier cancellations are seen by `_answer`.
+            if undo is not None and not future.cancelled() and future.exception() is None:
+                self._put(Job(undo(future.result()), None, None, None))
+            raise
+
+    async def close(self) -> None:
+        """Finish what is waiting, then close the connection. Calls after the first wait for the same end."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _put(self, job: Job) -> None:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the store is closed; open a new one")
+            self._jobs.put(job)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            group, last = [job], False
+            with contextlib.suppress(queue.Empty):
+                while len(group) < GROUP and not last:
+                    following = self._jobs.get_nowait()
+                    last = following is None
+                    if following is not None:
+                        group.append(following)
+            self._serve(group)
+            if last:
+                break
+        self._transactions.close()
+
+    def _serve(self, group: list[Job]) -> None:
+        group = [job for job in group if not job.cancelled()]
+        if not group:
+            return
+        try:
+            self._transactions.begin()
+        except Exception as error:  # noqa: BLE001  # goes to the callers
+            self._settle(group, error)
+            return
+        failure = self._complete(group)
+        if failure is None or len(group) == 1:
+            self._settle(group, failure)
+            return
+        for job in group:
+            self._serve([job])
+
+    def _complete(self, group: list[Job]) -> BaseException | None:
+        """Run a group and commit; what undid all of it, if anything did."""
+        try:
+            for job in group:
+                self._run(job)
+            self._transactions.commit()
+        except Exception as error:  # noqa: BLE001  # goes to the callers
+            with contextlib.suppress(Exception):  # some failures have ended the transaction already
+                self._transactions.rollback()
+            return error
+        return None
+
+    def _run(self, job: Job) -> None:
+        ledger = self._ledger
+        ledger.wrote, job.error = False, None
+        job.effects = ledger.effects = Effects()
+        try:
+            job.result = job.operation(ledger)
+        except Exception as error:
+            if ledger.wrote:
+                raise
+            job.error = error
+
+    def _settle(self, group: list[Job], failure: BaseException | None) -> None:
+        """Answer the jobs of one transaction."""
+        for job in group:
+            job.error = failure or job.error
+        if failure is None:
+            effects = [job.effects for job in group if job.error is None]
+            ended = [rollout_id for effect in effects for rollout_id in effect.ended]
+            self._committed(Effects(sum(effect.queued for effect in effects), ended))
+        by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+        for job in group:
+            if job.loop is not None:
+                by_loop.setdefault(job.loop, []).append(job)
+        # One wake-up for each loop, however many answers it gets.
+        for loop, jobs in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(self._answer, jobs)
+            except RuntimeError:  # the loop is closed
+                self._take_back(jobs)
+
+    def _answer(self, jobs: list[Job]) -> None:
+        """Runs in the callers' loop."""
+        gone = [job for job in jobs if job.cancelled()]
+        for job in jobs:
+            if job.future is None or job.future.done():
+                continue
+            if job.error is not None:
+                job.future.set_exception(job.error)
+            else:
+                job.future.set_result(job.result)
+        self._take_back(gone)
+
+    def _take_back(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            if job.undo is not None and job.error is None:
+                with contextlib.suppress(RuntimeError):  # closed meanwhile: the rollout stays with its attempt
+                    self._put(Job(job.undo(job.result), None, None, None))

@@ -1,0 +1,61 @@
+"""A run's directory: one run, never mixed with another.
+
+    runs/<name>/config.json       what was run
+    runs/<name>/store.sqlite      every rollout, attempt and span
+    runs/<name>/metrics.jsonl     one line a step
+    runs/<name>/checkpoints/      see `learner.checkpoint`
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from agentlightning.types import RunExistsError
+
+CONFIG = "config.json"
+
+
+def open_run(path: Path, *, resume: bool) -> bool:
+    """Make the directory of a new run, or find the one to resume.
+
+    Returns:
+        Whether the directory was made.
+
+    Raises:
+        RunExistsError: it holds a run and `resume` is false.
+        FileNotFoundError: `resume` is true and there is nothing to resume.
+    """
+    if resume and not path.is_dir():
+        raise FileNotFoundError(f"there is no run `{path}` to resume; check the name, or start it without `resume`")
+    if not resume and path.exists() and any(path.iterdir()):
+        raise RunExistsError(f"run `{path}` exists; resume it (`resume=True`, `--resume`), or choose another name")
+    new = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    return new
+
+
+def write_config(path: Path, description: Mapping[str, Any]) -> None:
+    """Record what this run runs, for people and for tools."""
+    (path / CONFIG).write_bytes(orjson.dumps(description, option=orjson.OPT_INDENT_2, default=str))
+
+
+def discard_empty_run(path: Path) -> None:
+    """Remove the directory of a run that failed before its first rollout was recorded, so that its name is free again."""
+    if not (path / "metrics.jsonl").exists():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def default_run_dir() -> Path:
+    """`runs/<date>-<time>` under the working directory, one that does not exist yet."""
+    base = Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    path, number = base, 1
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path

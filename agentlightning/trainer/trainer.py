@@ -1,0 +1,285 @@
+"""`Trainer`: wires an agent, an algorithm, a store and runners together, and starts them.
+
+The wiring is all it does. What to run and what to learn is the algorithm's; where agents run is the execution
+strategy's; both sides meet in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agentlightning.algorithm.base import Algorithm
+from agentlightning.execution.base import ExecutionEvent, ExecutionStrategy
+from agentlightning.litagent import LitAgent
+from agentlightning.store.base import LightningStore
+from agentlightning.types import AgentLightningError, ConfigError, Dataset, DatasetError, NamedResources, TrainingError
+
+from .run_dir import default_run_dir, discard_empty_run, open_run, write_config
+
+if TYPE_CHECKING:
+    from agentlightning.adapter.base import TraceAdapter
+    from agentlightning.llm_proxy import LLMProxy
+    from agentlightning.runner.base import Hook
+    from agentlightning.tracer.base import Tracer
+
+T = TypeVar("T")
+AnyDataset = Dataset[Any]
+
+
+class Trainer:
+    """Trains an agent.
+
+    Args:
+        agent: The agent, if it is not given to `fit`.
+        algorithm: What learns; `Baseline` (in `dev`) learns nothing.
+        n_runners: Runners, each executing one rollout at a time (or `max_concurrency` at once).
+        max_concurrency: Rollouts at once in one runner.
+        max_rollouts: Each runner stops after so many rollouts; `None`: no limit.
+        max_iterations: Bound on the algorithm's outer loop: training steps (VERL), rollouts (Baseline).
+        initial_resources: Resources to start from, by name.
+        store: Default: SQLite in the run directory (`fit`), memory (`dev`).
+        strategy: Where runners execute; default: in this process.
+        tracer: Records what agents do; default: OpenTelemetry. One for all runners.
+        adapter: Makes training data of spans.
+        llm_proxy: The gateway; algorithms that need one make their own by default.
+        hooks: Called around each rollout.
+        run_dir: Directory of the run; default `runs/<date>-<time>`.
+    """
+
+    def __init__(
+        self,
+        *,
+        agent: LitAgent[Any] | None = None,
+        algorithm: Algorithm | None = None,
+        n_runners: int = 1,
+        max_concurrency: int = 1,
+        max_rollouts: int | None = None,
+        max_iterations: int | None = None,
+        initial_resources: NamedResources | None = None,
+        store: LightningStore | None = None,
+        strategy: ExecutionStrategy | None = None,
+        tracer: Tracer | None = None,
+        adapter: TraceAdapter[Any] | None = None,
+        llm_proxy: LLMProxy | None = None,
+        hooks: Hook | Sequence[Hook] | None = None,
+        run_dir: str | Path | None = None,
+    ) -> None:
+        for name, value in (("n_runners", n_runners), ("max_concurrency", max_concurrency)):
+            if value < 1:
+                raise ConfigError(f"`{name}` must be at least 1, got {value}")
+        self.agent = agent
+        self.algorithm = algorithm
+        self.n_runners = n_runners
+        self.max_concurrency = max_concurrency
+        self.max_rollouts = max_rollouts
+        self.max_iterations = max_iterations
+        self.initial_resources = initial_resources
+        self.store = store
+        self.strategy = strategy
+        self.tracer = tracer
+        self.adapter = adapter
+        self.llm_proxy = llm_proxy
+        self.hooks: tuple[Hook, ...] = () if hooks is None else tuple(hooks) if isinstance(hooks, Sequence) else (hooks,)
+        self.run_dir = None if run_dir is None else Path(run_dir)
+
+    def fit(
+        self,
+        agent: LitAgent[Any] | Algorithm | None = None,
+        train_dataset: AnyDataset | None = None,
+        *,
+        val_dataset: AnyDataset | None = None,
+        resume: bool = False,
+    ) -> None:
+        """Train the agent until the algorithm is done.
+
+        Without datasets, tasks come from the algorithm's configuration (`data.train_files`), else from the agent's
+        `train_dataset` / `val_dataset`, else from rollouts queued in the store.
+
+        Args:
+            agent: The agent; or the algorithm, where the agent was given to the trainer.
+            train_dataset: Tasks to learn from.
+            val_dataset: Tasks to measure on.
+            resume: Go on with the run in `run_dir`.
+
+        Raises:
+            ConfigError: agent or algorithm is missing, or a setting can't be used.
+            DatasetError: there are no tasks.
+            RunExistsError: `run_dir` holds a run and `resume` is false.
+            TrainingError, ModelError: see the algorithm.
+        """
+        if isinstance(agent, Algorithm):
+            algorithm, lit_agent = agent, self.agent
+        else:
+            algorithm, lit_agent = self.algorithm, agent if agent is not None else self.agent
+        lit_agent, algorithm = _check_pair(lit_agent, algorithm)
+        algorithm.check()
+        datasets = self._datasets(lit_agent, algorithm, train_dataset, val_dataset)
+        run_dir = self.run_dir or default_run_dir()
+        new = open_run(run_dir, resume=resume)
+        algorithm.run_dir, algorithm.resume = run_dir, resume
+        write_config(run_dir, algorithm.describe())
+        store = self.store or _sqlite(run_dir)
+        if resume:  # before any runner starts: nobody waits for what the interrupted execution had under way
+            _in_new_loop(_cancel_under_way(store))
+        try:
+            self._run(lit_agent, algorithm, datasets, store)
+        except (AgentLightningError, TypeError) as error:
+            if new and not isinstance(error, TrainingError):
+                discard_empty_run(run_dir)
+            raise
+
+    def dev(
+        self,
+        agent: LitAgent[Any] | None = None,
+        train_dataset: AnyDataset | None = None,
+        *,
+        val_dataset: AnyDataset | None = None,
+    ) -> Algorithm:
+        """Try the agent: run every task once in memory, learn nothing, keep nothing.
+
+        Uses the trainer's algorithm where that is a `Baseline`, else a new one. Returns it, with `rollouts` and
+        `rewards` to look at.
+
+        Raises:
+            TypeError: the trainer's algorithm is another one.
+        """
+        from agentlightning.algorithm.baseline import Baseline
+        from agentlightning.store.memory import InMemoryLightningStore
+
+        algorithm = self.algorithm or Baseline()
+        if not isinstance(algorithm, Baseline):
+            raise TypeError(f"`dev` runs a `Baseline`, and the trainer has a `{type(algorithm).__name__}`; use `fit`")
+        lit_agent, _ = _check_pair(agent if agent is not None else self.agent, algorithm)
+        datasets = self._datasets(lit_agent, algorithm, train_dataset, val_dataset)
+        algorithm.run_dir, algorithm.resume = None, False
+        self._run(lit_agent, algorithm, datasets, self.store or InMemoryLightningStore())
+        return algorithm
+
+    # -- data -------------------------------------------------------------------------------------------------------
+
+    def _datasets(
+        self, agent: LitAgent[Any], algorithm: Algorithm, train: AnyDataset | None, val: AnyDataset | None
+    ) -> tuple[AnyDataset | None, AnyDataset | None]:
+        if train is None and val is None:
+            train, val = algorithm.default_datasets()
+        if train is None and val is None:
+            train, val = getattr(agent, "train_dataset", None), getattr(agent, "val_dataset", None)
+        if train is None and val is None and self.store is not None:
+            train = _in_new_loop(_take_queued(self.store)) or None
+        if train is None and val is None:
+            raise DatasetError(
+                "there are no tasks: give `train_dataset` (or `val_dataset`), set `data.train_files` in the "
+                "algorithm's configuration, give the agent a `train_dataset`, or queue rollouts in the store"
+            )
+        for name, dataset in (("train_dataset", train), ("val_dataset", val)):
+            if dataset is not None and len(dataset) == 0:
+                raise DatasetError(f"`{name}` is empty; it needs at least one task")
+        return train, val
+
+    # -- wiring -----------------------------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        agent: LitAgent[Any],
+        algorithm: Algorithm,
+        datasets: tuple[AnyDataset | None, AnyDataset | None],
+        store: LightningStore,
+    ) -> None:
+        from agentlightning.adapter import LlmProxyTraceToTriplet
+        from agentlightning.execution.shared_memory import SharedMemoryExecutionStrategy
+
+        algorithm.set_trainer(self)
+        algorithm.set_adapter(self.adapter or LlmProxyTraceToTriplet())
+        algorithm.set_llm_proxy(self.llm_proxy)
+        algorithm.max_iterations = self.max_iterations
+        if self.initial_resources is not None:
+            algorithm.set_initial_resources(self.initial_resources)
+        agent.set_trainer(self)
+
+        async def learn(store: LightningStore, event: ExecutionEvent) -> None:
+            algorithm.set_store(store)
+            result = algorithm.run(*datasets)
+            if algorithm.is_async():
+                await result
+
+        strategy = self.strategy or SharedMemoryExecutionStrategy(n_runners=self.n_runners)
+        try:
+            _outside_any_loop(lambda: strategy.execute(learn, self._runner_bundle(agent), store))
+        finally:
+            if self.store is None:
+                _in_new_loop(store.close())
+
+    def _runner_bundle(self, agent: LitAgent[Any]) -> Callable[[LightningStore, int, ExecutionEvent], Any]:
+        from agentlightning.runner.agent_runner import LitAgentRunner
+        from agentlightning.tracer.otel import OtelTracer
+
+        tracer = self.tracer or OtelTracer()
+
+        async def execute(store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
+            runner: LitAgentRunner[Any] = LitAgentRunner(
+                tracer, max_rollouts=self.max_rollouts, max_concurrency=self.max_concurrency
+            )
+            runner.init(agent, hooks=self.hooks)
+            runner.init_worker(worker_id, store)
+            try:
+                await runner.iter(event=event)
+            finally:
+                runner.teardown_worker(worker_id)
+                runner.teardown()
+
+        return execute
+
+
+def _check_pair(agent: Any, algorithm: Any) -> tuple[LitAgent[Any], Algorithm]:
+    if agent is None:
+        raise ConfigError("there is no agent: `fit(agent, ...)` or `Trainer(agent=...)`")
+    if not isinstance(agent, LitAgent):
+        raise ConfigError(
+            f"the agent is a {type(agent).__name__}; decorate the function with `@agl.rollout`, or subclass `agl.LitAgent`"
+        )
+    if algorithm is None:
+        raise ConfigError("there is no algorithm: `Trainer(algorithm=agl.VERL({...}))`; to only try the agent, use `dev`")
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigError(
+            f"the algorithm is a {type(algorithm).__name__}; decorate the function with `@agl.algo`, or subclass "
+            "`agl.Algorithm`"
+        )
+    return agent, algorithm  # pyright: ignore[reportUnknownVariableType]
+
+
+def _sqlite(run_dir: Path) -> LightningStore:
+    from agentlightning.store.sql import SqlLightningStore
+
+    return SqlLightningStore(run_dir / "store.sqlite")
+
+
+async def _take_queued(store: LightningStore) -> list[Any]:
+    """Inputs of the queued rollouts. An algorithm runs tasks in its own way, so the queued rollouts end as `cancelled`."""
+    queued = await store.query_rollouts(status_in=["queuing"])
+    for rollout in queued:
+        metadata = {**(rollout.metadata or {}), "cancelled": "its task was taken over by `Trainer.fit`"}
+        await store.update_rollout(rollout.rollout_id, status="cancelled", metadata=metadata)
+    return [rollout.input for rollout in queued]
+
+
+async def _cancel_under_way(store: LightningStore) -> None:
+    for rollout in await store.query_rollouts(status_in=["queuing", "requeuing", "preparing", "running"]):
+        await store.update_rollout(rollout.rollout_id, status="cancelled")
+
+
+def _in_new_loop(coroutine: Any) -> Any:
+    return _outside_any_loop(lambda: asyncio.run(coroutine))
+
+
+def _outside_any_loop(work: Callable[[], T]) -> T:
+    """Run `work` here, or in a thread of its own where a loop is running already (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="agl-trainer") as pool:
+        return pool.submit(work).result()

@@ -1,0 +1,63 @@
+"""The error tree. Every room raises these; `cli/` prints their message as one line.
+
+    AgentLightningError
+    ├── ConfigError        a wrong key, value or combination of options (before any rollout)
+    ├── DatasetError       a dataset that can't be read or holds no tasks
+    ├── ModelError         a model, tokenizer or checkpoint that can't be used
+    ├── RunExistsError     a run directory that would be mixed with another run
+    ├── RequestError       a request to an endpoint that can't be served (carries the HTTP status)
+    └── TrainingError      training can't go on (nothing learnable, weights diverged)
+
+Messages name the field, the value and the mend. Failures of an *agent* are not errors but data: they end
+as a failed attempt with the exception in a span. Unknown ids in the store raise `ValueError`, bad types
+`TypeError`, as the public interface of Agent-Lightning 0.3 says.
+"""
+
+from __future__ import annotations
+
+
+class AgentLightningError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class ConfigError(AgentLightningError, ValueError):
+    """A configuration key, value or combination is wrong; raised before the first rollout."""
+
+
+class DatasetError(AgentLightningError, ValueError):
+    """A dataset is missing, unreadable or empty."""
+
+
+class ModelError(AgentLightningError, ValueError):
+    """A model, tokenizer or checkpoint can't be loaded, saved or used."""
+
+
+class RunExistsError(AgentLightningError, FileExistsError):
+    """The run directory already holds a run and `resume` was not asked for."""
+
+
+class TrainingError(AgentLightningError, RuntimeError):
+    """Training can't go on; what was learned so far is in the last checkpoint."""
+
+
+class RequestError(AgentLightningError):
+    """A request that an endpoint refuses.
+
+    Args:
+        message: What is wrong and how to mend it.
+        status: HTTP status code of the answer.
+        param: The request field at fault, where there is one.
+        code: A short machine-readable reason, as in OpenAI's error objects.
+    """
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.param = param
+        self.code = code
+
+    def to_body(self) -> dict[str, object]:
+        """The OpenAI-style error object that goes to the client."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}

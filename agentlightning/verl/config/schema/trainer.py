@@ -1,0 +1,59 @@
+"""`trainer`: the outer loop, what it writes and where it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from .base import Limit, PositiveInt, Section
+
+LoggerName = Literal[
+    "console",
+    "file",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "swanlab",
+    "vemlp_wandb",
+    "clearml",
+    "trackio",
+    "rl_insight",
+]
+
+
+class Trainer(Section):
+    """The outer loop, what it writes and where it runs."""
+
+    total_epochs: PositiveInt = 30
+    """Passes over the training tasks."""
+    total_training_steps: PositiveInt | None = None
+    """Training steps; set, it wins over `total_epochs`."""
+    val_before_train: bool = True
+    """Validate before the first step."""
+    val_only: bool = False
+    """Validate and stop."""
+    test_freq: Limit = -1
+    """Validate every so many steps; -1 is never (but see `val_before_train`)."""
+    save_freq: Limit = -1
+    """Save a checkpoint every so many steps; -1 is never."""
+    max_actor_ckpt_to_keep: PositiveInt | None = None
+    """Checkpoints to keep, oldest deleted first; null keeps all."""
+    default_local_dir: str | None = None
+    """Where checkpoints go; null is the run directory."""
+    resume_mode: Literal["auto", "disable", "resume_path"] = "auto"
+    """`auto` goes on from the last checkpoint if there is one, `resume_path` from `resume_from_path`."""
+    resume_from_path: str | None = None
+    """The checkpoint (a `global_step_N` directory) that `resume_mode=resume_path` goes on from."""
+    logger: Annotated[list[LoggerName], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = (
+        Field(default_factory=lambda: ["console"])
+    )
+    """Where metrics go, besides `metrics.jsonl` which is always written."""
+    project_name: str = "verl_examples"
+    """Project of the run in loggers that have projects."""
+    experiment_name: str = "gsm8k"
+    """Name of the run in loggers."""
+    critic_warmup: Literal[0] = 0
+    """Steps in which only the value model learns."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where model and engine live; `auto` takes a GPU if there is one."""

@@ -1,0 +1,1 @@
+"""A calculator agent that learns on a CPU; see README.md."""

@@ -1,0 +1,221 @@
+"""The whole way, for real: agent, gateway, engine, store, adapter, learner; and what a crash does to it."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import agentlightning as agl
+from agentlightning.adapter import episode_from_spans
+from agentlightning.types import ConfigError, ModelError, TrainingError
+
+from .letters import TASKS, config, letters_agent, make_model, train
+
+ROOT = Path(__file__).parents[2]
+TIMES = ("timing_s/", "perf/throughput")
+
+
+def metrics_of(run_dir):
+    """Metrics by step, times aside."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines]
+
+
+def in_process(run_dir, model, *flags):
+    return subprocess.run(
+        [sys.executable, "-m", "tests.e2e.letters", str(run_dir), str(model), *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory):
+    """An uninterrupted run, shared by the tests that look at it."""
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    return run_dir, train(run_dir, model)
+
+
+@pytest.mark.learning
+def test_reward_rises(finished):
+    _, algorithm = finished
+    validated = [row["val/reward"] for row in algorithm.history if "val/reward" in row]
+    assert len(validated) == 4
+    assert validated[-1] >= validated[0] + 0.4
+    train_rewards = [row["critic/score/mean"] for row in algorithm.history if row["step"] > 0]
+    assert np.mean(train_rewards[-3:]) >= np.mean(train_rewards[:3]) + 0.3
+
+
+def test_every_step_is_recorded_under_verls_names(finished):
+    run_dir, algorithm = finished
+    rows = metrics_of(run_dir)
+    assert [row["step"] for row in rows] == list(range(13))
+    assert {"actor/pg_loss", "actor/loss"} & rows[1].keys()
+    for name in ("actor/grad_norm", "actor/lr", "critic/advantages/mean", "response_length/mean", "num_turns/mean"):
+        assert name in rows[1], name
+    assert rows[1]["training/n_rollouts"] == 32
+    assert rows[1]["training/n_rollouts_failed"] == 0
+    assert len(algorithm.history) == 13
+
+
+def test_the_checkpoint_is_plain_hugging_face_and_differs_from_the_start(finished, model):
+    _, algorithm = finished
+    path = Path(algorithm.checkpoint) / "actor" / "huggingface"
+    trained = AutoModelForCausalLM.from_pretrained(path)
+    start = AutoModelForCausalLM.from_pretrained(model)
+    assert AutoTokenizer.from_pretrained(path).chat_template
+    assert trained.config._attn_implementation != "agl"
+    assert max((a - b).abs().max().item() for a, b in zip(trained.parameters(), start.parameters(), strict=True)) > 1e-3
+
+
+def test_recorded_tokens_are_what_a_fresh_forward_scores(finished, model):
+    """Invariant: the log-probs in the store are those of the weights that sampled, for the exact ids."""
+    run_dir, _ = finished
+    reference = AutoModelForCausalLM.from_pretrained(model)
+
+    async def read():
+        store = agl.SqlLightningStore(run_dir / "store.sqlite")
+        try:
+            rollouts = [r for r in await store.query_rollouts() if r.metadata["step"] == 1 and r.mode == "train"]
+            pairs = [(r.rollout_id, r.attempt.attempt_id) for r in rollouts]
+            return await store.query_many_spans(pairs)
+        finally:
+            await store.close()
+
+    episodes = [episode_from_spans(spans, rollout_id) for rollout_id, spans in asyncio.run(read()).items()]
+    assert len(episodes) == 32
+    for episode in episodes:
+        (turn,), (trajectory,) = episode.turns, episode.trajectories
+        ids = np.concatenate([turn.call.prompt_ids, turn.call.response_ids])
+        assert np.array_equal(trajectory.token_ids, ids)
+        with torch.no_grad():
+            logprobs = torch.log_softmax(reference(torch.from_numpy(ids.astype(np.int64))[None]).logits[0], -1)
+        at = np.arange(len(turn.call.prompt_ids), len(ids))
+        expected = logprobs[at - 1, ids[at]].numpy()
+        np.testing.assert_allclose(turn.call.logprobs, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crash_at", [1, 5])
+def test_a_killed_and_resumed_run_writes_the_metrics_of_an_uninterrupted_one(crash_at, finished, model, tmp_path):
+    """`kill -9` in the middle of a step; steps since the last checkpoint are made again, bit for bit."""
+    whole, _ = finished
+    crashed = in_process(tmp_path / "run", model, "--crash-at", str(crash_at))
+    assert crashed.returncode == -signal.SIGKILL, crashed.stderr
+    resumed = in_process(tmp_path / "run", model, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert metrics_of(tmp_path / "run") == metrics_of(whole)
+
+
+@pytest.mark.slow
+def test_rollouts_that_finished_before_the_crash_are_not_run_again(model, tmp_path):
+    assert in_process(tmp_path / "run", model, "--crash-at", "2").returncode == -signal.SIGKILL
+    assert in_process(tmp_path / "run", model, "--resume").returncode == 0
+
+    async def read():
+        store = agl.SqlLightningStore(tmp_path / "run" / "store.sqlite")
+        try:
+            return list(await store.query_rollouts())
+        finally:
+            await store.close()
+
+    rollouts = asyncio.run(read())
+    succeeded = [r for r in rollouts if r.status == "succeeded"]
+    assert len(succeeded) == 12 * 32 + 4 * 8  # each train and validation rollout once
+    assert {r.status for r in rollouts} <= {"succeeded", "cancelled"}
+
+
+@agl.rollout
+def always_raises(task, llm):
+    raise RuntimeError("the tool is down")
+
+
+def test_an_agent_that_always_fails_ends_training_with_its_reason(model, tmp_path):
+    algorithm = agl.VERL(config(model, **{"trainer.val_before_train": False}))
+    trainer = agl.Trainer(algorithm=algorithm, n_runners=8, run_dir=tmp_path / "run")
+    with pytest.raises(TrainingError, match="32 of 32 rollouts failed.*the tool is down"):
+        trainer.fit(always_raises, TASKS)
+
+
+@agl.rollout
+def sometimes_raises(task, llm):
+    letters_agent(task, llm)
+    if task["word"] == "cat":
+        raise RuntimeError("no cats")
+    return 1.0
+
+
+def test_failed_rollouts_are_counted_and_training_goes_on(model, tmp_path):
+    algorithm = agl.VERL(config(model, **{"trainer.total_training_steps": 2, "data.train_batch_size": 8}))
+    agl.Trainer(algorithm=algorithm, n_runners=8, run_dir=tmp_path / "run").fit(sometimes_raises, TASKS)
+    for row in algorithm.history:
+        assert row["training/n_rollouts_failed"] == 8
+        assert row["training/n_groups_dropped"] == 0  # the model was called, so the failure is the policy's
+        assert row["critic/score/mean"] == pytest.approx(7 / 8)
+
+
+@agl.rollout
+def long_prompt(task, llm):
+    return letters_agent({"word": "cat " * 200}, llm)
+
+
+def test_a_prompt_longer_than_the_context_is_a_counted_failure_that_names_both_numbers(model, tmp_path):
+    algorithm = agl.VERL(config(model, **{"trainer.val_before_train": False}))
+    trainer = agl.Trainer(algorithm=algorithm, n_runners=8, run_dir=tmp_path / "run")
+    with pytest.raises(TrainingError, match="64"):
+        trainer.fit(long_prompt, TASKS)
+
+
+def test_a_wrong_model_path_is_one_error_and_leaves_no_run(tmp_path):
+    trainer = agl.Trainer(algorithm=agl.VERL(config(tmp_path / "nowhere")), run_dir=tmp_path / "run")
+    with pytest.raises(ModelError, match="nowhere"):
+        trainer.fit(letters_agent, TASKS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_key_is_refused_with_its_neighbour(model):
+    with pytest.raises(ConfigError, match="train_batch_size"):
+        agl.VERL({**config(model), "data.train_batchsize": 4})
+
+
+def test_disk_full_at_checkpoint_time_keeps_the_last_good_one(model, tmp_path):
+    """A file size limit below the size of the weights stands in for a full disk: the write fails the same way."""
+    script = f"""
+import resource, signal
+from pathlib import Path
+from tests.e2e.letters import train
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+train(Path({str(tmp_path / "run")!r}), Path({str(model)!r}), **{{"trainer.total_training_steps": 3}})
+from agentlightning.learner import checkpoint
+real = checkpoint.save_checkpoint
+import agentlightning.verl.trainer as loop
+def limited(*args, **kwargs):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    return real(*args, **kwargs)
+loop.save_checkpoint = limited
+train(Path({str(tmp_path / "run")!r}), Path({str(model)!r}), resume=True, **{{"trainer.total_training_steps": 6}})
+"""
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 1
+    assert "can't write the checkpoint of step 6" in result.stderr
+    assert "The last good one is kept" in result.stderr
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert (checkpoints / "latest_checkpointed_iteration.txt").read_text() == "3"
+    assert sorted(p.name for p in checkpoints.iterdir() if p.is_dir()) == ["global_step_3"]
+    AutoModelForCausalLM.from_pretrained(checkpoints / "global_step_3" / "actor" / "huggingface")
+    resumed = in_process(tmp_path / "run", model, "--resume")
+    assert resumed.returncode == 0, resumed.stderr

@@ -1,0 +1,262 @@
+"""The SQLite home as a file: durability, one owner, groups, full and locked disks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.dialects import sqlite as sqlite_dialect
+
+from agentlightning.store import InMemoryLightningStore, LightningStore, SqlLightningStore
+from agentlightning.store.ledger import Ledger
+from agentlightning.store.rows import AttemptRow, ResourcesRow, RolloutRow, SpanRow, WorkerRow
+from agentlightning.store.schema import metadata
+from agentlightning.store.statements import Statements, row_columns
+from agentlightning.types import AttemptedRollout
+
+from .helpers import LLM_RESOURCES, Hold, enqueue, span_of, status_of, taken, token_call
+
+WRITER = Path(__file__).with_name("writer_process.py")
+
+
+def start_writer(path: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(WRITER), str(path), *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+
+
+async def test_everything_is_there_after_reopening(tmp_path: Path):
+    path = tmp_path / "store.sqlite"
+    first = SqlLightningStore(path)
+    await first.add_resources(LLM_RESOURCES)
+    ids = await enqueue(first, 3)
+    rollout = await taken(first, "w")
+    span = span_of(rollout)
+    span.token_call = token_call()
+    await first.add_many_spans([span, span_of(rollout)])
+    before = await everything(first)
+    await first.close()
+
+    second = SqlLightningStore(f"sqlite:///{path}")
+    assert await everything(second) == before
+    assert (await taken(second)).rollout_id == ids[1]
+    assert await second.get_next_span_sequence_id(rollout.rollout_id, rollout.attempt.attempt_id) == 3
+    await second.close()
+
+
+async def everything(store: LightningStore) -> list[Any]:
+    rollouts = await store.query_rollouts()
+    spans = [[span.model_dump_json() for span in await store.query_spans(each.rollout_id)] for each in rollouts]
+    return [list(rollouts), spans, list(await store.query_workers()), list(await store.query_resources())]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_kill_9_loses_nothing_that_was_answered(tmp_path: Path, seed: int):
+    path = tmp_path / "store.sqlite"
+    writer = start_writer(path)
+    assert writer.stdout is not None
+    answered = [writer.stdout.readline().split() for _ in range(random.Random(seed).randint(20, 400))]
+    writer.send_signal(signal.SIGKILL)
+    answered += [line.split() for line in writer.stdout if line.endswith("\n")]
+    writer.wait()
+
+    store = SqlLightningStore(path)
+    stored = {rollout.rollout_id: rollout for rollout in await store.query_rollouts()}
+    for what, rollout_id, *detail in answered:
+        rollout = stored[rollout_id]
+        if what == "enqueued":
+            continue
+        assert isinstance(rollout, AttemptedRollout)
+        if what == "taken":
+            assert rollout.attempt.attempt_id == detail[0]
+        if what == "span":
+            (span,) = await store.query_spans(rollout_id, span_id=detail[0])
+            assert span.token_call is not None
+        if what == "succeeded":
+            assert (rollout.status, rollout.attempt.status) == ("succeeded", "succeeded")
+    assert {"enqueued", "taken", "span"} <= {line[0] for line in answered}
+    statuses = [rollout.status for rollout in stored.values()]
+    assert (await store.statistics())["queued_rollouts"] == statuses.count("queuing")
+    await store.close()
+
+
+async def test_file_in_use_is_refused_until_its_process_is_gone(tmp_path: Path):
+    path = tmp_path / "store.sqlite"
+    writer = start_writer(path)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    with pytest.raises(RuntimeError, match=rf"`{path}` is in use by process {writer.pid}; end that process"):
+        SqlLightningStore(path)
+    writer.kill()
+    writer.wait()
+    store = SqlLightningStore(path)
+    with pytest.raises(RuntimeError, match="in use by this process"):
+        SqlLightningStore(path)
+    await store.close()
+    await SqlLightningStore(path).close()
+
+
+async def test_other_programs_may_read_the_file_meanwhile(sqlite: SqlLightningStore):
+    await enqueue(sqlite, 2)
+    reader = sqlite3.connect(f"file:{sqlite.path}?mode=ro", uri=True)
+    assert reader.execute("SELECT count(*) FROM rollouts").fetchone() == (2,)
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (":memory:", "names no file; give a path, or use `InMemoryLightningStore`"),
+        ("sqlite://", "names no file"),
+        ("postgresql://user:secret@host/db", "names the database 'postgresql'; this store opens SQLite files"),
+        ("not a url://", "no database URL"),
+    ],
+)
+def test_what_is_no_sqlite_file_is_refused(given: str, message: str):
+    with pytest.raises(ValueError, match=message) as raised:
+        SqlLightningStore(given)
+    assert "secret" not in str(raised.value)
+
+
+async def test_bad_files_are_refused_and_not_touched(tmp_path: Path):
+    text = tmp_path / "notes.txt"
+    text.write_text("no database " * 100)
+    with pytest.raises(ValueError, match=rf"`{text}` is no SQLite database"):
+        SqlLightningStore(text)
+    assert text.read_text() == "no database " * 100
+    with pytest.raises(FileNotFoundError, match="`.*/nowhere` doesn't exist; make it"):
+        SqlLightningStore(tmp_path / "nowhere" / "store.sqlite")
+
+    path = tmp_path / "store.sqlite"
+    await SqlLightningStore(path).close()
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE store_info SET value = '99' WHERE name = 'schema_version'")
+    file.close()
+    with pytest.raises(ValueError, match="schema version 99, this release reads 1"):
+        SqlLightningStore(path)
+
+
+async def test_one_failing_operation_of_a_group_fails_alone(sqlite: SqlLightningStore):
+    def write_and_raise(ledger: Ledger) -> None:
+        ledger.take_queued(1)
+        raise KeyError("mine")
+
+    ids = await enqueue(sqlite, 2)
+    hold = Hold()
+    holding = asyncio.create_task(sqlite._run(hold))  # pyright: ignore[reportPrivateUsage]
+    await asyncio.to_thread(hold.started.wait)
+    waiting = asyncio.create_task(sqlite.wait_for_rollouts(rollout_ids=[ids[1]]))
+    group = [
+        asyncio.create_task(sqlite.enqueue_rollout("before")),
+        asyncio.create_task(sqlite._run(write_and_raise)),  # pyright: ignore[reportPrivateUsage]
+        asyncio.create_task(sqlite.update_attempt(ids[0], "latest", status="failed")),
+        asyncio.create_task(sqlite.update_rollout(ids[1], status="cancelled")),
+        asyncio.create_task(sqlite.enqueue_rollout("after")),
+    ]
+    await asyncio.sleep(0)
+    hold.release.set()
+    await holding
+    before, broken, refused, cancelled, after = await asyncio.gather(*group, return_exceptions=True)
+    assert isinstance(broken, KeyError)
+    assert isinstance(refused, ValueError)
+    assert not isinstance(before, BaseException)
+    assert not isinstance(after, BaseException)
+    assert not isinstance(cancelled, BaseException)
+    assert [rollout.status for rollout in await waiting] == ["cancelled"]
+    order = [rollout.rollout_id for rollout in await sqlite.dequeue_many_rollouts(limit=9)]
+    assert order == [ids[0], before.rollout_id, after.rollout_id]
+    assert (await sqlite.query_rollouts()).total == 4
+
+
+async def test_full_disk_reaches_the_caller_and_the_store_goes_on(sqlite: SqlLightningStore):
+    def limit_pages(pages: int) -> None:
+        sqlite._writer._ledger._cursor.execute(f"PRAGMA max_page_count={pages}")  # pyright: ignore[reportPrivateUsage]
+
+    rollout = await sqlite.start_rollout("task")
+    await sqlite.add_span(span_of(rollout))
+    limit_pages(60)
+    big = [span_of(rollout, attributes={"text": "x" * 50_000}) for _ in range(20)]
+    small = sqlite.enqueue_rollout("small")
+    full, fits = await asyncio.gather(sqlite.add_many_spans(big), small, return_exceptions=True)
+    assert isinstance(full, sqlite3.OperationalError)
+    assert "full" in str(full)
+    assert str(sqlite.path) in full.__notes__[0]
+    assert not isinstance(fits, BaseException)
+    assert [span.name for span in await sqlite.query_spans(rollout.rollout_id)] == ["work"]
+    limit_pages(100_000)
+    assert [span.sequence_id for span in await sqlite.add_many_spans(big)] == list(range(2, 22))
+    assert await status_of(sqlite, fits.rollout_id) == "queuing"
+
+
+async def test_locked_file_reaches_the_caller_and_the_store_goes_on(sqlite: SqlLightningStore):
+    other = sqlite3.connect(sqlite.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    results = await asyncio.gather(*(sqlite.enqueue_rollout(i) for i in range(3)), return_exceptions=True)
+    assert all(isinstance(result, sqlite3.OperationalError) and "locked" in str(result) for result in results)
+    other.execute("ROLLBACK")
+    other.close()
+    await sqlite.enqueue_rollout("task")
+    assert [rollout.input for rollout in await sqlite.query_rollouts()] == ["task"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+async def test_forked_child_can_neither_use_nor_hold_the_store(sqlite: SqlLightningStore):
+    await enqueue(sqlite, 1)
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            sqlite.dequeue_rollout().send(None)
+        except RuntimeError as error:
+            os.write(write_end, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert b"can't be used in a fork of it" in os.read(read_end, 1000)
+    os.close(read_end)
+    os.close(write_end)
+    with pytest.raises(RuntimeError, match="in use by this process"):
+        SqlLightningStore(sqlite.path)
+    assert (await taken(sqlite)).input == 0
+
+
+def test_rows_and_tables_have_the_same_columns_in_the_same_order():
+    rows = {
+        "rollouts": RolloutRow,
+        "attempts": AttemptRow,
+        "spans": SpanRow,
+        "resources": ResourcesRow,
+        "workers": WorkerRow,
+    }
+    for name, row in rows.items():
+        assert tuple(column.name for column in row_columns(metadata.tables[name])) == row._fields
+    do = Statements(sqlite_dialect.dialect())
+    assert do.insert_rollout.names == RolloutRow._fields
+    assert do.insert_attempt.names == AttemptRow._fields
+    assert do.insert_span.names == SpanRow._fields
+    assert do.save_resources.names == ResourcesRow._fields
+    assert do.save_worker.names == WorkerRow._fields
+    assert do.save_rollout.names == (*RolloutRow._fields, "key_rollout_id")
+    moved = ("end_time", "status", "attempts", "attempt_id", "last_sequence_id", "key_rollout_id")
+    assert do.move_rollout.names == moved
+    changed = ("end_time", "status", "worker_id", "last_heartbeat_time", "metadata")
+    assert do.save_attempt.names == (*changed, "key_rollout_id", "key_attempt_id")
+
+
+async def test_both_homes_answer_alike(tmp_path: Path):
+    memory, sql = InMemoryLightningStore(), SqlLightningStore(tmp_path / "store.sqlite")
+    assert {name for name in await memory.statistics()} == {name for name in await sql.statistics()}
+    await sql.close()
+
+
+def test_import_of_the_package_does_not_import_sqlalchemy():
+    code = "import sys, agentlightning.store; sys.exit('sqlalchemy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,261 @@
+"""From overrides to a configuration: ways of writing, aliases, implied values, checks, one line for each problem."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from agentlightning.learner.advantages import _ESTIMATORS, register_adv_est
+from agentlightning.types import ConfigError
+from agentlightning.verl.config import ResolvedConfig, load_config, parse_overrides
+
+from .configs import SEED_000, SEED_001
+
+MODEL: dict[str, Any] = {"actor_rollout_ref.model.path": "some/model"}
+
+
+def load(*words: str, **sections: Any) -> ResolvedConfig:
+    return load_config(list(words) or sections, base=MODEL)
+
+
+def error_of(*words: str, **sections: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(*words, **sections)
+    return str(caught.value)
+
+
+def kinds(resolved: ResolvedConfig) -> dict[str, str]:
+    return {note.key: note.kind for note in resolved.notes}
+
+
+def test_seed_001_loads_word_for_word():
+    before = copy.deepcopy(SEED_001)
+    resolved = load_config(SEED_001)
+    assert before == SEED_001
+    config = resolved.config
+    assert config.actor_rollout_ref.model.path == "Qwen/Qwen2.5-1.5B-Instruct"
+    assert config.actor_rollout_ref.rollout.name == "native"
+    assert config.actor_rollout_ref.rollout.n == 4
+    assert config.actor_rollout_ref.actor.clip_ratio_high == 0.3
+    assert config.trainer.logger == ["console", "wandb"]
+    notes = kinds(resolved)
+    notes.pop("trainer.logger", None)  # whether W&B is installed
+    assert notes == {
+        "actor_rollout_ref.rollout.name": "replaced",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": "replaced",
+        "actor_rollout_ref.rollout.gpu_memory_utilization": "replaced",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": "replaced",
+        "actor_rollout_ref.actor.kl_loss_coef": "no_effect",
+        "actor_rollout_ref.actor.fsdp_config.param_offload": "replaced",
+        "actor_rollout_ref.actor.fsdp_config.optimizer_offload": "replaced",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": "no_effect",
+        "actor_rollout_ref.ref.fsdp_config.param_offload": "no_effect",
+    }
+    assert all(note.instead for note in resolved.notes)
+
+
+def test_seed_000_loads_word_for_word():
+    resolved = load_config(SEED_000)
+    assert resolved.config.actor_rollout_ref.model.path == "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert resolved.config.data.gen_batch_size == 4
+    assert resolved.config.data.train_batch_size == 8
+    assert resolved.config.actor_rollout_ref.actor.ppo_mini_batch_size == 8
+    assert kinds(resolved)["main_llm.model"] == "info"
+
+
+def test_command_line_and_mapping_give_the_same():
+    words = [
+        "actor_rollout_ref.model.path=some/model",
+        "actor_rollout_ref.actor.optim.lr=3e-4",
+        "actor_rollout_ref.actor.optim.betas=[0.9,0.95]",
+        "data.train_files=[a.jsonl,'b c.jsonl']",
+        "data.gen_batch_size=null",
+        "data.shuffle=False",
+        "trainer.logger=[console,file]",
+        "trainer.experiment_name='2026'",
+        "+ray_kwargs.ray_init.num_gpus=1",
+        "++actor_rollout_ref.model.override_config.attn_implementation=sdpa",
+    ]
+    tree = {
+        "actor_rollout_ref": {
+            "model": {"path": "some/model", "override_config": {"attn_implementation": "sdpa"}},
+            "actor": {"optim": {"lr": 3e-4, "betas": [0.9, 0.95]}},
+        },
+        "data": {"train_files": ["a.jsonl", "b c.jsonl"], "gen_batch_size": None, "shuffle": False},
+        "trainer.logger": ["console", "file"],
+        "trainer": {"experiment_name": "2026"},
+        "ray_kwargs": {"ray_init": {"num_gpus": 1}},
+    }
+    from_words, from_tree, from_omegaconf = load_config(words), load_config(tree), load_config(OmegaConf.create(tree))
+    assert from_words.config == from_tree.config == from_omegaconf.config
+    assert from_words.given == from_tree.given
+    assert sorted(map(str, from_words.notes)) == sorted(map(str, from_tree.notes))
+    assert from_words.config.actor_rollout_ref.actor.optim.betas == (0.9, 0.95)
+    assert kinds(from_words)["ray_kwargs.ray_init.num_gpus"] == "replaced"
+
+
+def test_overrides_go_over_the_base():
+    base = {"data": {"train_batch_size": 64}, "main_llm.model": "base", "actor_rollout_ref.actor.clip_ratio_high": 0.28}
+    resolved = load_config(["train_batch_size=16", "actor_rollout_ref.actor.clip_ratio=0.1"], base=base)
+    assert resolved.config.data.train_batch_size == 16
+    assert resolved.config.actor_rollout_ref.model.path == "base"
+    assert resolved.config.actor_rollout_ref.actor.clip_ratio_high == 0.1
+    assert resolved.given["data.train_batch_size"] == 16
+
+
+def test_parse_overrides_gives_values_of_their_types():
+    words = ["train_batch_size=16", "actor_rollout_ref.actor.optim.lr=1e-6", "trainer.val_only=true"]
+    assert parse_overrides(words) == {
+        "data.train_batch_size": 16,
+        "actor_rollout_ref.actor.optim.lr": 1e-6,
+        "trainer.val_only": True,
+    }
+
+
+def test_clip_ratio_alone_sets_both_bounds():
+    actor = load(actor_rollout_ref={"actor": {"clip_ratio": 0.1}}).config.actor_rollout_ref.actor
+    assert (actor.clip_ratio_low, actor.clip_ratio_high) == (0.1, 0.1)
+    actor = load(
+        actor_rollout_ref={"actor": {"clip_ratio": 0.1, "clip_ratio_high": 0.3}}
+    ).config.actor_rollout_ref.actor
+    assert (actor.clip_ratio_low, actor.clip_ratio_high) == (0.1, 0.3)
+    actor = load(
+        actor_rollout_ref={"actor": {"clip_ratio": 0.1, "clip_ratio_low": None}}
+    ).config.actor_rollout_ref.actor
+    assert actor.clip_ratio_low == 0.1
+
+
+def test_one_seed_for_all():
+    config = load("agentlightning.seed=7", "data.seed=3").config
+    assert config.data.seed == 3
+    assert config.actor_rollout_ref.rollout.seed == config.actor_rollout_ref.actor.data_loader_seed == 7
+    assert load("data.seed=null").config.data.seed == 42
+
+
+def test_other_spellings():
+    actor = load("actor_rollout_ref.actor.optim.clip_grad=0.5").config.actor_rollout_ref.actor
+    assert actor.grad_clip == 0.5
+    optim = load("actor_rollout_ref.actor.optim.warmup_style=cosine").config.actor_rollout_ref.actor.optim
+    assert optim.lr_scheduler_type == "cosine"
+
+
+def test_interpolations():
+    resolved = load(
+        "data.max_prompt_length=100",
+        "data.max_response_length=28",
+        "actor_rollout_ref.rollout.max_num_seqs=${data.max_response_length}",
+        "trainer.default_local_dir=out/${trainer.project_name}",
+        "actor_rollout_ref.rollout.prompt_length=100",  # verl's default of it is data.max_prompt_length
+    )
+    assert resolved.config.actor_rollout_ref.rollout.max_num_seqs == 28
+    assert resolved.config.trainer.default_local_dir == "out/verl_examples"
+    assert "max_prompt_length" in error_of("actor_rollout_ref.rollout.prompt_length=99")
+    assert "`actor_rollout_ref.rollout.mtp.enable`" in error_of(
+        "data.seed=${data.train_batch_size}", "+actor_rollout_ref.rollout.mtp.enable=true"
+    )
+    assert "can't be resolved" in error_of("data.train_batch_size=${no.such.key}")
+
+
+def test_numbers_that_yaml_reads_as_strings():
+    optim = load(actor_rollout_ref={"actor": {"optim": {"lr": "1e-6"}}}).config.actor_rollout_ref.actor.optim
+    assert optim.lr == 1e-6
+
+
+def test_registered_estimators_are_accepted():
+    assert "possible now: 'grpo'" in error_of("algorithm.adv_estimator=mine")
+
+    @register_adv_est("mine")
+    def mine(token_level_rewards: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return token_level_rewards, token_level_rewards
+
+    try:
+        assert load("algorithm.adv_estimator=mine").config.algorithm.adv_estimator == "mine"
+    finally:
+        del _ESTIMATORS["mine"]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (
+            ["data.train_batchsize=3"],
+            ["unknown config key `data.train_batchsize`", "`data.train_batch_size`", "`data`"],
+        ),
+        (["data.train_batch_size=x"], ["`data.train_batch_size` is 'x'", "integer"]),
+        (["data.train_batch_size=0"], ["`data.train_batch_size` is 0", "greater than or equal to 1"]),
+        (["data.train_batch_size=8.5"], ["`data.train_batch_size` is 8.5", "integer"]),
+        (["data.shuffle=1"], ["`data.shuffle` is 1", "boolean"]),
+        (["data.train_files=3"], ["`data.train_files` is 3", "string", "list"]),
+        (["trainer.logger=[console,wanb]"], ["`trainer.logger` is 'wanb'", "'wandb'"]),
+        (["actor_rollout_ref.actor.optim.betas=[0.9]"], ["`actor_rollout_ref.actor.optim.betas`"]),
+        (["actor_rollout_ref.actor.clip_ratio_c=1.0"], ["clip_ratio_c", "greater than 1"]),
+        (["actor_rollout_ref.rollout.temperature=0"], ["rollout.temperature", "greater than 0"]),
+        (["data=5"], ["`data` is a section"]),
+        (["data.seed=1", "data.seed=2"], ["`data.seed` is given twice"]),
+        (["main_llm.model=a", "actor_rollout_ref.model.path=b"], ["`main_llm.model`", "two names", "keep one"]),
+        (["~data.seed"], ["`~data.seed`", "data.seed=null"]),
+        (["data.train_batch_size=8,16"], ["is a sweep"]),
+        (["data.train_batch_size"], ["key=value"]),
+        (["data.train_files=~/x.jsonl"], ["can't be read", "quotes"]),
+        (["a@b=3"], ["`@` has no meaning"]),
+    ],
+)
+def test_errors_name_the_key_and_the_mend(words: list[str], parts: list[str]):
+    message = error_of(*words)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_all_problems_at_once():
+    message = error_of("algorithm.adv_estimator=rloo", "data.train_batch_size=x", "critic.enable=true")
+    assert message.startswith("3 problems")
+    assert [line.split("`")[1] for line in message.splitlines()[1:]] == [
+        "critic.enable",
+        "algorithm.adv_estimator",
+        "data.train_batch_size",
+    ]
+
+
+def test_duplicates_in_a_mapping():
+    message = error_of(**{"data": {"train_batch_size": 8}, "data.train_batch_size": 4})
+    assert "`data.train_batch_size` is given twice (8 and 4)" in message
+
+
+def test_a_model_is_needed():
+    with pytest.raises(ConfigError, match=r"`actor_rollout_ref\.model\.path` is not set"):
+        load_config()
+
+
+def test_one_string_is_not_a_list_of_words():
+    with pytest.raises(ConfigError, match="a list of words"):
+        load_config("data.seed=1")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=16"], "is below"),
+        (["actor_rollout_ref.rollout.max_model_len=1000"], "max_model_len` (1000) is below"),
+        (["trainer.resume_mode=resume_path"], "set `trainer.resume_from_path`"),
+        (["trainer.resume_from_path=somewhere"], "global_step_N"),
+        (["trainer.val_only=true", "trainer.val_before_train=false"], "nothing would run"),
+    ],
+)
+def test_contradictions(words: list[str], part: str):
+    message = error_of(*words)
+    assert part in message
+    assert "\n" not in message
+
+
+def test_remarks():
+    notes = kinds(load("data.train_batch_size=10", "actor_rollout_ref.actor.ppo_mini_batch_size=4"))
+    assert notes["actor_rollout_ref.actor.ppo_mini_batch_size"] == "info"
+    assert notes["actor_rollout_ref.rollout.n"] == "info"
+    quiet = load(
+        "data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=8"
+    )
+    assert quiet.notes == []
+    assert kinds(load("algorithm.gamma=0.9"))["algorithm.gamma"] == "no_effect"
