@@ -46,7 +46,15 @@ NEVER = {
 """Rooms below that a room may not import all the same."""
 
 TORCH = {"torch", "transformers", "tokenizers", "safetensors"}
-TORCH_PLACES = ("learner/", "inference/", "verl/", "algorithm/sft/", "algorithm/verl/interface.py", "cli/native.py", "cli/doctor.py")
+TORCH_PLACES = (
+    "learner/",
+    "inference/",
+    "verl/",
+    "algorithm/sft/",
+    "algorithm/verl/interface.py",
+    "cli/native.py",
+    "cli/doctor.py",
+)
 """Where torch may be imported; these files only ask whether it is there."""
 
 HEAVY = {"torch", "transformers", "starlette", "uvicorn", "fastapi", "sqlalchemy", "aiohttp", "openai"}

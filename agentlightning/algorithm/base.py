@@ -104,5 +104,7 @@ class Algorithm:
 
     def _need(self, value: T | None, name: str) -> T:
         if value is None:
-            raise ValueError(f"`{type(self).__name__}` has no {name}: run it through `Trainer.fit`, or call `set_{name}`")
+            raise ValueError(
+                f"`{type(self).__name__}` has no {name}: run it through `Trainer.fit`, or call `set_{name}`"
+            )
         return value

@@ -44,7 +44,11 @@ class Baseline(Algorithm):
             spans = await store.query_spans(rollout.rollout_id, attempt_id)
             self.rewards.append(find_final_reward(list(spans)))
             logger.info(
-                "%s %s: %s, reward %s, %d spans", rollout.mode, rollout.rollout_id, rollout.status, self.rewards[-1],
+                "%s %s: %s, reward %s, %d spans",
+                rollout.mode,
+                rollout.rollout_id,
+                rollout.status,
+                self.rewards[-1],
                 len(spans),
             )
         logger.info("%d rollouts: %s", len(self.rollouts), dict(Counter(rollout.status for rollout in self.rollouts)))

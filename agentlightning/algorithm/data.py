@@ -31,7 +31,9 @@ def _read(path: Path) -> list[Any]:
     if not path.is_file():
         raise DatasetError(f"dataset `{path}` is not a file; give the path of a .jsonl, .json or .parquet file")
     if path.suffix == ".jsonl":
-        return [_parse(path, line, number) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
+        return [
+            _parse(path, line, number) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()
+        ]
     if path.suffix == ".json":
         rows = _parse(path, path.read_bytes(), 1)
         if not isinstance(rows, list):

@@ -16,8 +16,11 @@ def serve(
         int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8000,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. The server has no password: keep it on loopback.")
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; any but loopback needs a key.")
     ] = "127.0.0.1",
+    api_key: Annotated[
+        str | None, typer.Option(metavar="KEY", envvar="AGL_API_KEY", help="What clients must send as their API key.")
+    ] = None,
     max_context: Annotated[
         int | None,
         typer.Option(metavar="TOKENS", help="Longest prompt and answer together. Default: the model's own limit."),
@@ -39,4 +42,4 @@ def serve(
     from agentlightning.inference.server import run
 
     with native_service(model, max_context=max_context, slots=slots, device=device) as service:
-        run(service, host, port)
+        run(service, host, port, api_key=api_key)

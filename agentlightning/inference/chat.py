@@ -123,23 +123,24 @@ def _refuse_unsupported(fields: Json) -> None:
 def _optional(fields: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
     """A field of a type, `None` where it is absent. Whole numbers count as floats, booleans never as numbers."""
     value = fields.get(name)
-    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-    if value is None or fits:
-        return value
-    names = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
-    raise _bad(name, f"must be {names[kind]}, not {type(value).__name__}")
+    if value is None:
+        return None
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+        names = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
+        raise _bad(name, f"must be {names[kind]}, not {type(value).__name__}")
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise _bad(name, "is too large") from error
 
 
 def _sampling(fields: Json) -> SamplingParams:
-    limit = _optional(fields, "max_completion_tokens", int) or _optional(fields, "max_tokens", int)
-    limits = [name for name in ("max_completion_tokens", "max_tokens") if fields.get(name) == 0]
-    if limits:
-        raise _bad(limits[0], "is 0; it must be at least 1")
+    limits = [_optional(fields, name, int) for name in ("max_completion_tokens", "max_tokens") if name in fields]
     temperature, top_p = _optional(fields, "temperature", float), _optional(fields, "top_p", float)
     return SamplingParams(
         temperature=1.0 if temperature is None else temperature,
         top_p=1.0 if top_p is None else top_p,
-        max_tokens=limit,
+        max_tokens=limits[0] if limits else None,
         stop=tuple(_list_of(fields, "stop", str)),
         stop_token_ids=tuple(_list_of(fields, "stop_token_ids", int)),
         seed=_optional(fields, "seed", int),

@@ -58,6 +58,8 @@ class SamplingParams:
         for name, stops in (("stop", self.stop), ("stop_token_ids", self.stop_token_ids)):
             if len(stops) > MAX_STOPS:
                 raise RequestError(f"`{name}` has {len(stops)} entries; at most {MAX_STOPS} are allowed", param=name)
+        if not all(0 <= token < 2**31 for token in self.stop_token_ids):
+            raise RequestError("`stop_token_ids` holds a number that is no token id", param="stop_token_ids")
         if "" in self.stop:
             raise RequestError("`stop` holds an empty string, which would end every response at once", param="stop")
 

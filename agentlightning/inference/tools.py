@@ -4,7 +4,8 @@
     {"name": "calculator", "arguments": {"expression": "1 + 2"}}
     </tool_call>
 
-Called by `service.py` and `chat.py`; standard library only. Nothing here raises: what can't be read as a call stays content.
+Called by `service.py` and `chat.py`; standard library only. Nothing here raises: what can't be read as a call stays
+content.
 """
 
 from __future__ import annotations

@@ -84,7 +84,9 @@ def latest_checkpoint(directory: Path) -> Path | None:
         return None
     path = directory / f"{_PREFIX}{tracker.read_text().strip()}"
     if not path.is_dir():
-        raise ModelError(f"`{tracker}` names `{path.name}`, which is not there; write the number of one that is into it")
+        raise ModelError(
+            f"`{tracker}` names `{path.name}`, which is not there; write the number of one that is into it"
+        )
     return path
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -166,7 +166,7 @@ class Learner:
         return norm
 
     @contextmanager
-    def _training(self) -> Iterator[None]:
+    def _training(self) -> Generator[None]:
         """Thread count and, for gradient checkpointing, train mode for the time of a step."""
         before = torch.get_num_threads()
         if self.threads is not None:

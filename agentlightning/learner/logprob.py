@@ -31,9 +31,7 @@ def token_logprobs(
     logprobs: list[torch.Tensor] = []
     entropies: list[torch.Tensor] = []
     for hidden, targets in zip(hidden_NH.split(rows), targets_N.split(rows), strict=True):
-        logprob, entropy = checkpoint(
-            _chunk, hidden, head_VH, targets, temperature, with_entropy, use_reentrant=False
-        )
+        logprob, entropy = checkpoint(_chunk, hidden, head_VH, targets, temperature, with_entropy, use_reentrant=False)
         logprobs.append(logprob)
         if entropy is not None:
             entropies.append(entropy)

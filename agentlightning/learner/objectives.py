@@ -18,8 +18,15 @@ from .losses import get_policy_loss
 class Objective(Protocol):
     """A sum over the trained tokens of a micro-batch, each with its weight."""
 
-    temperature: float
-    needs_entropy: bool
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by."""
+        ...
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether `entropy_N` is wanted."""
+        ...
 
     def __call__(
         self, batch: MicroBatch, logprobs_N: torch.Tensor, entropy_N: torch.Tensor | None

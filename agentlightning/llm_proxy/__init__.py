@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .attempts import call_seed
-from .routes import Backend
+from .backend import Backend
 
 if TYPE_CHECKING:
     from .http_backend import HttpBackend, UpstreamError

@@ -13,8 +13,9 @@ from agentlightning.store.base import LightningStore
 from agentlightning.types import LLM, ConfigError, ProxyLLM
 
 from .app import create_app
+from .backend import Backend
 from .gateway import Gateway
-from .routes import Backend, ModelRoutes
+from .routes import ModelRoutes
 from .server import ServerThread, bind
 
 MAX_BODY_BYTES = 10 * 1024 * 1024

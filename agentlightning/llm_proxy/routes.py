@@ -7,28 +7,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from agentlightning.types import ChatReply, ConfigError, RequestError
+from agentlightning.types import ConfigError, RequestError
 
-if TYPE_CHECKING:
-    from .http_backend import HttpBackend
+from .backend import Backend
+from .http_backend import HttpBackend
 
 _PREFIXES = ("hosted_vllm/", "custom_openai/", "lm_studio/", "openai/")
 """Provider names that LiteLLM puts in front of a model; all of them speak OpenAI's interface."""
 _PARAMS = ("model", "api_base", "api_key")
-
-
-class Backend(Protocol):
-    """Answers chat completions: the native engine's `ChatService`, an `HttpBackend`, or anything alike."""
-
-    async def chat(self, body: dict[str, Any]) -> ChatReply:
-        """Answer one request (OpenAI's JSON as a dictionary).
-
-        Raises:
-            RequestError: the request can't be served; its status and message go to the agent.
-        """
-        ...
 
 
 class ModelRoutes:
@@ -38,6 +26,8 @@ class ModelRoutes:
         self._own: dict[str, Backend] = {}
         self._listed: dict[str, list[HttpBackend]] = {}
         self._clients: dict[tuple[str, str | None, str], HttpBackend] = {}
+        # All that ever were: calls may be running on one that is no longer listed.
+        self._http: set[HttpBackend] = set()
 
     @property
     def names(self) -> list[str]:
@@ -66,6 +56,8 @@ class ModelRoutes:
         own = {name: value for name, value in self._own.items() if name != model_name}
         if backend is not None:
             own[model_name] = backend
+        if isinstance(backend, HttpBackend):
+            self._http.add(backend)
         self._own = own
 
     def set_model_list(self, model_list: Sequence[Mapping[str, Any]]) -> None:
@@ -81,17 +73,15 @@ class ModelRoutes:
         self._listed = listed
 
     def _client(self, key: tuple[str, str | None, str]) -> HttpBackend:
-        # Clients stay until the gateway stops: calls of an older list may be running on them.
-        from .http_backend import HttpBackend
-
         if key not in self._clients:
             base_url, api_key, model = key
             self._clients[key] = HttpBackend(base_url, api_key, model=model)
+            self._http.add(self._clients[key])
         return self._clients[key]
 
     async def close(self) -> None:
-        """Close the connections of the listed endpoints; they open again when needed."""
-        for client in self._clients.values():
+        """Close the connections of all HTTP backends; they open again when needed."""
+        for client in list(self._http):
             await client.close()
 
 

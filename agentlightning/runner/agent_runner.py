@@ -8,10 +8,9 @@ exception goes into a span and onto the attempt, and the runner goes on. An erro
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from agentlightning.execution.events import ExecutionEvent
@@ -23,13 +22,14 @@ from agentlightning.types import AttemptedRollout, NamedResources, Rollout, Roll
 
 from .base import Runner, as_litagent
 from .calls import AgentTimeout, call_agent
+from .heartbeat import heartbeats
 from .hooks import Hook, trigger
 from .results import error_metadata, exception_span, result_spans
+from .waiting import cancelled, finished, stopping
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 class MissingResources(LookupError):
@@ -135,7 +135,7 @@ class LitAgentRunner(Runner[T]):
         running: set[asyncio.Task[Any]] = set()
         left = self.max_rollouts
         try:
-            async with self._heartbeats(), _stopping(event) as stop:
+            async with self._heartbeats(), stopping(event) as stop:
                 while not stop.done() and left != 0:
                     slots = self.max_concurrency - len(running)
                     if slots:
@@ -144,10 +144,10 @@ class LitAgentRunner(Runner[T]):
                         running |= {asyncio.create_task(self._execute(rollout)) for rollout in taken}
                     else:
                         await asyncio.wait({*running, stop}, return_when=asyncio.FIRST_COMPLETED)
-                    running -= _finished(running)
+                    running -= finished(running)
                 while running:
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    running -= _finished(running)
+                    running -= finished(running)
         finally:
             for task in running:
                 task.cancel()
@@ -179,7 +179,7 @@ class LitAgentRunner(Runner[T]):
         rollout = await self.store.start_rollout(
             input, mode, resources_id=update.resources_id if update else None, worker_id=self._worker_id
         )
-        async with self._heartbeats(), _stopping(event) as stop:
+        async with self._heartbeats(), stopping(event) as stop:
             work = asyncio.create_task(self._execute(rollout))
             try:
                 await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -194,6 +194,9 @@ class LitAgentRunner(Runner[T]):
         assert found is not None, f"the store lost rollout {rollout.rollout_id}"
         return found
 
+    def _heartbeats(self) -> AbstractAsyncContextManager[None]:
+        return heartbeats(self.store, self._worker_id, self._underway, self.heartbeat_interval)
+
     async def _dequeue(self, limit: int, stop: asyncio.Future[Any]) -> Sequence[AttemptedRollout]:
         """Up to `limit` rollouts; none if `stop` comes first. Relies on this: a cancelled dequeue takes nothing."""
         taking = asyncio.ensure_future(
@@ -202,10 +205,10 @@ class LitAgentRunner(Runner[T]):
         try:
             await asyncio.wait({taking, stop}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            for rollout in await _cancelled(taking) or ():
+            for rollout in await cancelled(taking) or ():
                 await self.store.update_rollout(rollout.rollout_id, status="queuing")
             raise
-        return await _cancelled(taking) or ()
+        return await cancelled(taking) or ()
 
     async def _execute(self, rollout: AttemptedRollout) -> Exception | None:
         """Do one attempt from start to final status; what it failed with."""
@@ -270,59 +273,6 @@ class LitAgentRunner(Runner[T]):
             status="timeout" if isinstance(error, AgentTimeout) else "failed",
             metadata={**(attempt.metadata or {}), "error": error_metadata(error)},
         )
-
-    # -- heartbeats -------------------------------------------------------------------------------------------------
-
-    @contextlib.asynccontextmanager
-    async def _heartbeats(self) -> AsyncGenerator[None, None]:
-        beating = asyncio.create_task(self._beat())
-        try:
-            yield
-        finally:
-            beating.cancel()
-            await asyncio.wait({beating})
-
-    async def _beat(self) -> None:
-        while True:
-            try:
-                await self._beat_once()
-            except Exception:
-                logger.exception("a heartbeat of %s failed; the next one is due", self._worker_id)
-            await asyncio.sleep(self.heartbeat_interval)
-
-    async def _beat_once(self) -> None:
-        await self.store.update_worker(self._worker_id, {"underway": len(self._underway)})
-        for attempt_id, rollout in list(self._underway.items()):
-            if attempt_id in self._underway:  # it may have ended while another one was written
-                await self.store.update_attempt(rollout.rollout_id, attempt_id, last_heartbeat_time=time.time())
-
-
-@contextlib.asynccontextmanager
-async def _stopping(event: ExecutionEvent | None) -> AsyncGenerator[asyncio.Future[Any], None]:
-    """A future that is done once `event` is set; never if there is none."""
-    waiting: Coroutine[Any, Any, Any] = event.wait_async() if event is not None else asyncio.Event().wait()
-    stop = asyncio.create_task(waiting)
-    await asyncio.sleep(0)  # an event that is set already counts from the start
-    try:
-        yield stop
-    finally:
-        stop.cancel()
-        await asyncio.wait({stop})
-
-
-async def _cancelled(task: asyncio.Future[R]) -> R | None:
-    """Cancel `task` unless it is done; its result, or `None` if it was cancelled."""
-    task.cancel()
-    await asyncio.wait({task})
-    return None if task.cancelled() else task.result()
-
-
-def _finished(tasks: set[asyncio.Task[R]]) -> set[asyncio.Task[R]]:
-    """Those of `tasks` that are done; raises what one of them raised (an error of the store)."""
-    done = {task for task in tasks if task.done()}
-    for task in done:
-        task.result()
-    return done
 
 
 def _no_resources(rollout: AttemptedRollout) -> str:

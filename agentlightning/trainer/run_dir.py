@@ -1,9 +1,9 @@
 """A run's directory: one run, never mixed with another.
 
-    runs/<name>/config.json       what was run
-    runs/<name>/store.sqlite      every rollout, attempt and span
-    runs/<name>/metrics.jsonl     one line a step
-    runs/<name>/checkpoints/      see `learner.checkpoint`
+runs/<name>/config.json       what was run
+runs/<name>/store.sqlite      every rollout, attempt and span
+runs/<name>/metrics.jsonl     one line a step
+runs/<name>/checkpoints/      see `learner.checkpoint`
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def write_config(path: Path, description: Mapping[str, Any]) -> None:
 
 
 def discard_empty_run(path: Path) -> None:
-    """Remove the directory of a run that failed before its first rollout was recorded, so that its name is free again."""
+    """Remove the directory of a run that failed before its first step was recorded: its name is free again."""
     if not (path / "metrics.jsonl").exists():
         shutil.rmtree(path, ignore_errors=True)
 

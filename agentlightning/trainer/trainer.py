@@ -83,7 +83,9 @@ class Trainer:
         self.tracer = tracer
         self.adapter = adapter
         self.llm_proxy = llm_proxy
-        self.hooks: tuple[Hook, ...] = () if hooks is None else tuple(hooks) if isinstance(hooks, Sequence) else (hooks,)
+        self.hooks: tuple[Hook, ...] = (
+            () if hooks is None else tuple(hooks) if isinstance(hooks, Sequence) else (hooks,)
+        )
         self.run_dir = None if run_dir is None else Path(run_dir)
 
     def fit(
@@ -239,10 +241,12 @@ def _check_pair(agent: Any, algorithm: Any) -> tuple[LitAgent[Any], Algorithm]:
         raise ConfigError("there is no agent: `fit(agent, ...)` or `Trainer(agent=...)`")
     if not isinstance(agent, LitAgent):
         raise ConfigError(
-            f"the agent is a {type(agent).__name__}; decorate the function with `@agl.rollout`, or subclass `agl.LitAgent`"
+            f"the agent is a {type(agent).__name__}; decorate it with `@agl.rollout`, or subclass `agl.LitAgent`"
         )
     if algorithm is None:
-        raise ConfigError("there is no algorithm: `Trainer(algorithm=agl.VERL({...}))`; to only try the agent, use `dev`")
+        raise ConfigError(
+            "there is no algorithm: `Trainer(algorithm=agl.VERL({...}))`; to only try the agent, use `dev`"
+        )
     if not isinstance(algorithm, Algorithm):
         raise ConfigError(
             f"the algorithm is a {type(algorithm).__name__}; decorate the function with `@agl.algo`, or subclass "
@@ -258,7 +262,7 @@ def _sqlite(run_dir: Path) -> LightningStore:
 
 
 async def _take_queued(store: LightningStore) -> list[Any]:
-    """Inputs of the queued rollouts. An algorithm runs tasks in its own way, so the queued rollouts end as `cancelled`."""
+    """Inputs of the queued rollouts, which end as `cancelled`: an algorithm runs tasks in its own way."""
     queued = await store.query_rollouts(status_in=["queuing"])
     for rollout in queued:
         metadata = {**(rollout.metadata or {}), "cancelled": "its task was taken over by `Trainer.fit`"}

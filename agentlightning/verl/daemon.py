@@ -44,10 +44,18 @@ class Sample:
 
     @property
     def torn(self) -> bool:
-        """Whether the rollout says nothing about the policy: it never reached the model, or was cut off from outside."""
+        """Whether the rollout can't be trained on, through no fault of the policy's.
+
+        It never reached the model, was cut off from outside, or a call was answered without its token ids.
+        """
         attempt = self.rollout.attempt if isinstance(self.rollout, AttemptedRollout) else None
         cut_off = attempt is None or attempt.status in ("timeout", "unresponsive")
-        return cut_off or self.rollout.status == "cancelled" or not self.episode.turns
+        return (
+            cut_off
+            or self.rollout.status == "cancelled"
+            or not self.episode.turns
+            or self.episode.missing_token_ids > 0
+        )
 
 
 class AgentModeDaemon:
@@ -110,9 +118,7 @@ class AgentModeDaemon:
         rollouts = await self._wait([ids[key] for key in keys], on_progress)
         return await self._samples([(key, rollouts[ids[key]]) for key in keys])
 
-    def _request(
-        self, key: SampleKey, task: Any, mode: RolloutMode, resources_id: str
-    ) -> EnqueueRolloutRequest:
+    def _request(self, key: SampleKey, task: Any, mode: RolloutMode, resources_id: str) -> EnqueueRolloutRequest:
         _, step, index, sample = key
         return EnqueueRolloutRequest(
             input=task,
@@ -122,9 +128,7 @@ class AgentModeDaemon:
             metadata={"step": step, "task": index, "sample": sample, "seed": stable_seed(self._seed, *key)},
         )
 
-    async def _wait(
-        self, rollout_ids: list[str], on_progress: Callable[[int, int], None] | None
-    ) -> dict[str, Rollout]:
+    async def _wait(self, rollout_ids: list[str], on_progress: Callable[[int, int], None] | None) -> dict[str, Rollout]:
         done: dict[str, Rollout] = {}
         pending = rollout_ids
         while pending:

@@ -16,7 +16,7 @@ import torch
 from agentlightning.learner.advantages import compute_advantages
 from agentlightning.learner.batch import Row
 from agentlightning.learner.losses import token_weights
-from agentlightning.types import Episode
+from agentlightning.types import Episode, TrainingError
 from agentlightning.types.tokens import Bool, Float32
 
 from .config import VerlConfig
@@ -113,7 +113,9 @@ def mini_batches(groups: Sequence[Sequence[Scored]], config: VerlConfig, step: i
     actor = config.actor_rollout_ref.actor
     size = min(actor.ppo_mini_batch_size, max(len(groups), 1))
     if actor.shuffle:
-        order = np.random.default_rng(stable_seed(actor.data_loader_seed, "mini-batches", step)).permutation(len(groups))
+        order = np.random.default_rng(stable_seed(actor.data_loader_seed, "mini-batches", step)).permutation(
+            len(groups)
+        )
         groups = [groups[i] for i in order]
     keep_silent = actor.entropy_coeff != 0.0
     batches: list[list[Row]] = []
@@ -140,6 +142,11 @@ def _rows(item: Scored, weight: float, keep_silent: bool) -> list[Row]:
         advantages: Float32 = of_turn[trajectory.turns]
         if not mask.any() or not (keep_silent or advantages[mask].any()):
             continue
+        if np.isnan(trajectory.logprobs[mask]).any():
+            raise TrainingError(
+                f"rollout {item.sample.rollout.rollout_id} has tokens without log-probs: the endpoint that sampled them "
+                "returns none, so the policy ratio can't be computed; serve the model with the native engine"
+            )
         end = int(np.flatnonzero(mask)[-1]) + 1  # nothing after the last trained token can reach the loss
         rows.append(
             Row(

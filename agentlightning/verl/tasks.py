@@ -1,4 +1,4 @@
-"""Which tasks a step runs, and the seed of each rollout: pure functions of (run seed, step), so resume needs no cursor."""
+"""Which tasks a step runs, and the seed of each rollout: functions of (run seed, step), so resume needs no cursor."""
 
 from __future__ import annotations
 

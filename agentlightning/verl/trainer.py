@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -295,7 +295,7 @@ class AgentLightningTrainer:
         self.progress.step_done(row)
 
     @contextmanager
-    def _timed(self, metrics: dict[str, float], name: str) -> Iterator[None]:
+    def _timed(self, metrics: dict[str, float], name: str) -> Generator[None]:
         started = time.perf_counter()
         yield
         metrics[f"timing_s/{name}"] = time.perf_counter() - started
@@ -303,5 +303,3 @@ class AgentLightningTrainer:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-

@@ -25,20 +25,23 @@ from agentlightning.report.plot import plot_learning_curve
 from agentlightning.report.rss import PeakRss
 from agentlightning.report.table import print_summary
 from agentlightning.trainer.run_dir import open_run
+from agentlightning.verl.config import parse_overrides
 
 from .agent import calc_agent
 from .data import generate
 from .demos import demonstrations
 
 RUNNERS = 32
+THREADS = 1
 
 # Measured on 2 CPU cores; see README.md in this folder.
-WARM_START = {"epochs": 3, "batch_size": 32, "lr": 3e-3, "token_budget": 4096, "save_every": 100}
+WARM_START = {"epochs": 1, "batch_size": 16, "lr": 1.5e-3, "warmup_ratio": 0.1, "token_budget": 2048, "save_every": 100}
 RL: dict[str, Any] = {
     "algorithm.adv_estimator": "grpo",
     "data.train_batch_size": 16,
     "data.max_prompt_length": 192,
     "data.max_response_length": 32,
+    "actor_rollout_ref.model.enable_gradient_checkpointing": False,
     "actor_rollout_ref.rollout.name": "native",
     "actor_rollout_ref.rollout.n": 8,
     "actor_rollout_ref.rollout.val_kwargs.temperature": 0.0,
@@ -95,7 +98,9 @@ def main() -> None:
         job = Job(directory, rss)
         settings = {"seed": args.seed, "model": args.model, "overrides": args.overrides}
         if job.known.setdefault("settings", settings) != settings:
-            raise SystemExit(f"error: run `{directory}` was begun with {job.known['settings']}; resume it with the same")
+            raise SystemExit(
+                f"error: run `{directory}` was begun with {job.known['settings']}; resume it with the same"
+            )
         run(job, args)
 
 
@@ -119,7 +124,7 @@ def run(job: Job, args: argparse.Namespace) -> None:
 
 def make_data(directory: Path, seed: int) -> dict[str, Any]:
     """Word problems with disjoint splits."""
-    generate(seed=seed, n_train=3000, n_val=200, n_test=500, n_unseen=200, out_dir=directory)
+    generate(seed=seed, n_train=8000, n_val=200, n_test=500, n_unseen=200, out_dir=directory)
     return {}
 
 
@@ -131,11 +136,15 @@ def warm_start(directory: Path, train: list[Any], seed: int) -> dict[str, Any]:
 
     model = build(directory / "init", seed=seed)
     conversations = demonstrations(train, seed=seed)
-    result = finetune(model, conversations, directory / "warm_start", FinetuneConfig(seed=seed, threads=2, **WARM_START))
+    result = finetune(
+        model, conversations, directory / "warm_start", FinetuneConfig(seed=seed, threads=THREADS, **WARM_START)
+    )
     return {"warm_start_loss": result["train/loss"]}
 
 
-def reinforce(start: str, train: list[Any], val: list[Any], directory: Path, args: argparse.Namespace) -> dict[str, Any]:
+def reinforce(
+    start: str, train: list[Any], val: list[Any], directory: Path, args: argparse.Namespace
+) -> dict[str, Any]:
     """GRPO on the agent's own rollouts."""
     algorithm = agl.VERL({**config(start, args), "trainer.val_before_train": True})
     trainer = agl.Trainer(algorithm=algorithm, n_runners=RUNNERS, run_dir=directory)
@@ -152,9 +161,7 @@ def reinforce(start: str, train: list[Any], val: list[Any], directory: Path, arg
     }
 
 
-def evaluate(
-    model: str, tasks: list[Any], directory: Path, when: str, args: argparse.Namespace
-) -> dict[str, Any]:
+def evaluate(model: str, tasks: list[Any], directory: Path, when: str, args: argparse.Namespace) -> dict[str, Any]:
     """Greedy reward on held-out problems: the same agent, gateway and engine as in training."""
     algorithm = agl.VERL({**config(model, args), "trainer.val_only": True, "trainer.logger": ["console"]})
     trainer = agl.Trainer(algorithm=algorithm, n_runners=RUNNERS, run_dir=directory)
@@ -168,13 +175,12 @@ def evaluate(
 
 def config(model: str, args: argparse.Namespace) -> dict[str, Any]:
     """verl's keys for this job; what the user gave on the command line wins."""
-    given = dict(override.split("=", 1) for override in args.overrides)
     return {
         **RL,
         "actor_rollout_ref.model.path": model,
         "agentlightning.seed": args.seed,
-        "agentlightning.threads": 2,
-        **given,
+        "agentlightning.threads": THREADS,
+        **parse_overrides(args.overrides),
     }
 
 

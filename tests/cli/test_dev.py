@@ -79,7 +79,9 @@ def test_what_cannot_work_is_one_error(agl: Any, arguments: tuple[str, ...], exp
 
 
 def test_an_endpoint_that_is_not_there_fails_the_tasks(agl: Any) -> None:
-    done = agl("dev", "agents:chatty", "--tasks", "sums.jsonl", "--llm-endpoint", "http://127.0.0.1:9/v1", "--model", "m")
+    done = agl(
+        "dev", "agents:chatty", "--tasks", "sums.jsonl", "--llm-endpoint", "http://127.0.0.1:9/v1", "--model", "m"
+    )
     assert done.returncode == 1
     assert "can't be reached" in done.stdout
 

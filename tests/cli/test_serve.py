@@ -42,11 +42,24 @@ def test_the_stock_client_and_an_agent_can_use_it(agl: Any, url: str, model: Pat
 
 def test_ctrl_c_ends_it(agl: Any, model: Path) -> None:
     process = agl.start("serve", str(model), "--port", "0")
-    assert "http://" in process.stdout.readline()
+    url = process.stdout.readline().split()[-1]
+    openai.OpenAI(base_url=url, api_key="none").models.list()
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=100)
     assert process.returncode in (0, 130)
     assert "Traceback" not in error
+
+
+def test_a_key_is_asked_for(agl: Any, model: Path) -> None:
+    process = agl.start("serve", str(model), "--port", "0", AGL_API_KEY="sesame")
+    try:
+        url = process.stdout.readline().split()[-1]
+        assert openai.OpenAI(base_url=url, api_key="sesame").models.list().data
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=url, api_key="none").models.list()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_port_that_is_taken(agl: Any, model: Path) -> None:
@@ -64,7 +77,7 @@ def test_a_port_that_is_taken(agl: Any, model: Path) -> None:
         (("./nowhere",), "nowhere"),
         ((".",), "error: "),
         (("{model}", "--device", "tpu"), "`--device tpu` can't be used here"),
-        (("{model}", "--host", "0.0.0.0"), "loopback"),
+        (("{model}", "--host", "0.0.0.0"), "give an `api_key`"),
     ],
 )
 def test_what_cannot_work_is_one_error(agl: Any, model: Path, arguments: tuple[str, ...], expected: str) -> None:

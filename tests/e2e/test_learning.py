@@ -147,7 +147,7 @@ def always_raises(task, llm):
 def test_an_agent_that_always_fails_ends_training_with_its_reason(model, tmp_path):
     algorithm = agl.VERL(config(model, **{"trainer.val_before_train": False}))
     trainer = agl.Trainer(algorithm=algorithm, n_runners=8, run_dir=tmp_path / "run")
-    with pytest.raises(TrainingError, match="32 of 32 rollouts failed.*the tool is down"):
+    with pytest.raises(TrainingError, match=r"32 of 32 rollouts failed.*the tool is down"):
         trainer.fit(always_raises, TASKS)
 
 

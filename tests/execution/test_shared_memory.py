@@ -87,6 +87,14 @@ def test_a_runner_that_raises_stops_everybody():
     assert sorted(ended) == ["algorithm", "runner 0"]
 
 
+def test_a_runner_bundle_that_can_not_be_called_stops_everybody():
+    def runner(store: LightningStore, worker_id: int, event: ExecutionEvent) -> Any:
+        raise TypeError("no runner")
+
+    with pytest.raises(TypeError, match="no runner"):
+        SharedMemoryExecutionStrategy().execute(forever, runner, STORE)
+
+
 def test_the_first_failure_counts_and_the_second_is_logged(caplog: pytest.LogCaptureFixture):
     async def algorithm(store: LightningStore, event: ExecutionEvent) -> None:
         try:

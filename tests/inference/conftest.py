@@ -96,13 +96,21 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
     return path
 
 
+@pytest.fixture(scope="session")
+def endless() -> PreTrainedTokenizerFast:
+    """The same tokenizer without an end token: responses are as long as they are asked to be."""
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = None
+    return tokenizer
+
+
 @pytest.fixture
-def start(tokenizer: PreTrainedTokenizerFast) -> Iterator[Callable[..., Engine]]:
-    """Makes running engines and stops them at the end of the test."""
+def start(endless: PreTrainedTokenizerFast) -> Iterator[Callable[..., Engine]]:
+    """Makes running engines, on the endless tokenizer by default, and stops them at the end of the test."""
     engines: list[Engine] = []
 
     def make(model: Any, **settings: Any) -> Engine:
-        engine = Engine(model, settings.pop("tokenizer", tokenizer), **settings)
+        engine = Engine(model, settings.pop("tokenizer", endless), **settings)
         engine.start()
         engines.append(engine)
         return engine

@@ -45,18 +45,18 @@ def test_temperature_zero_takes_the_likeliest_at_temperature_one() -> None:
     np.testing.assert_allclose(logprobs, torch.log_softmax(logits, -1)[3].item(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("vocabulary", [5, 60, 3000])
+@pytest.mark.parametrize("vocabulary", [5, 60, 500])
 @pytest.mark.parametrize("spread", [0.1, 2.0])
 def test_top_p_keeps_the_smallest_set_that_is_enough(vocabulary: int, spread: float) -> None:
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * spread
-    grid = (torch.arange(20_000) + 0.5) / 20_000
+    grid = (torch.arange(4_000) + 0.5) / 4_000
     ids, _ = draw(logits, 1.0, 0.8, grid)
     ranked, order = torch.softmax(logits, -1).sort(descending=True)
     kept = int((ranked.double().cumsum(0) < 0.8).sum()) + 1
     expected = torch.zeros(vocabulary)
     expected[order[:kept]] = ranked[:kept] / ranked[:kept].sum()
-    # Rounding may shift the border by one token of 3000, not by more.
-    np.testing.assert_allclose(np.bincount(ids, minlength=vocabulary) / 20_000, expected.numpy(), atol=5e-4)
+    # Rounding may shift the border by one token of 500, not by more.
+    np.testing.assert_allclose(np.bincount(ids, minlength=vocabulary) / 4_000, expected.numpy(), atol=3e-3)
     assert len(set(ids.tolist())) <= kept + 1
 
 
@@ -116,6 +116,8 @@ def test_uniforms_follow_the_seed() -> None:
         ("stop", tuple(map(str, range(10_000)))),
         ("stop", ("",)),
         ("stop_token_ids", tuple(range(17))),
+        ("stop_token_ids", (-1,)),
+        ("stop_token_ids", (2**31,)),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(field: str, value: object) -> None:

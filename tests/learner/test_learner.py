@@ -98,7 +98,7 @@ def test_gradient_does_not_depend_on_the_order_of_rows(model):
 
 
 def test_untrained_tokens_have_no_gradient(model):
-    """The last token predicts nothing and the logits of prompt tokens reach no loss: changing their data changes nothing."""
+    """Data of tokens that are not trained reaches no loss: changing it changes nothing."""
     row = make_rows(n=1, longest=11)[0]
     other = Row(
         row.token_ids,
@@ -178,7 +178,7 @@ def test_a_gradient_that_is_not_finite_is_thrown_away_and_then_ends_training(mod
         assert not math.isfinite(metrics["actor/grad_norm"])
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
-    with pytest.raises(TrainingError, match="lower `actor.optim.lr`"):
+    with pytest.raises(TrainingError, match=r"lower `actor.optim.lr`"):
         learner.update([bad], CrossEntropy())
 
 

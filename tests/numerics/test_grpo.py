@@ -28,7 +28,13 @@ def test_group_of_two_by_hand():
 def test_groups_do_not_mix_and_labels_may_be_anything():
     # group x: 3, 1 -> mean 2, std sqrt(2); group 7: 0, 0, 6 -> mean 2, std sqrt(12)
     result = advantages([3.0, 0.0, 1.0, 0.0, 6.0], ["x", 7, "x", 7, 7])[:, 0]
-    expected = [1 / (2**0.5 + 1e-6), -2 / (12**0.5 + 1e-6), -1 / (2**0.5 + 1e-6), -2 / (12**0.5 + 1e-6), 4 / (12**0.5 + 1e-6)]
+    expected = [
+        1 / (2**0.5 + 1e-6),
+        -2 / (12**0.5 + 1e-6),
+        -1 / (2**0.5 + 1e-6),
+        -2 / (12**0.5 + 1e-6),
+        4 / (12**0.5 + 1e-6),
+    ]
     assert result.tolist() == pytest.approx(expected, abs=1e-12)
 
 
@@ -45,9 +51,7 @@ def test_ties_are_exactly_zero_in_float32():
     # In float32 the mean of seven times 0.1 is not 0.1; over epsilon that would be noise of about 0.007.
     rewards = torch.full((7, 1), 0.1, dtype=torch.float32)
     assert (rewards.mean() - rewards[0]).abs().item() > 0
-    result, _ = compute_advantages(
-        "grpo", token_level_rewards=rewards, response_mask=torch.ones(7, 1), index=[0] * 7
-    )
+    result, _ = compute_advantages("grpo", token_level_rewards=rewards, response_mask=torch.ones(7, 1), index=[0] * 7)
     assert result.abs().max().item() == 0.0
 
 

@@ -21,9 +21,12 @@ class RecordingStore(LightningStore):
     def __init__(self) -> None:
         self.batches: list[list[Span]] = []
         self.failures = 0
+        self.turns = 1
+        """How many turns of the event loop a call takes."""
 
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
-        await asyncio.sleep(0)
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
         if self.failures:
             self.failures -= 1
             raise ConnectionError("the store is down")
@@ -82,6 +85,7 @@ async def test_spans_reach_the_store_in_one_call(tracer: Tracer):
 
 async def test_a_thread_that_emits_a_reward_goes_on_once_the_store_has_it(tracer: Tracer):
     store = RecordingStore()
+    store.turns = 1000
     seen: list[int] = []
 
     def agent() -> None:

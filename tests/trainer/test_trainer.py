@@ -5,7 +5,7 @@ import math
 import pytest
 
 import agentlightning as agl
-from agentlightning.types import ConfigError, DatasetError, LLM, RunExistsError
+from agentlightning.types import LLM, ConfigError, DatasetError, RunExistsError
 
 LLM_RESOURCE = {"main_llm": LLM(endpoint="http://127.0.0.1:9/v1", model="none")}
 
@@ -93,13 +93,14 @@ def test_tasks_come_from_the_queue_of_the_store(tmp_path):
     store = agl.InMemoryLightningStore()
     asyncio.run(store.enqueue_rollout({"text": "queued"}))
     algorithm = Collect()
-    agl.Trainer(algorithm=algorithm, store=store, initial_resources=LLM_RESOURCE, run_dir=tmp_path / "r").fit(length_agent)
+    trainer = agl.Trainer(algorithm=algorithm, store=store, initial_resources=LLM_RESOURCE, run_dir=tmp_path / "run")
+    trainer.fit(length_agent)
     assert algorithm.tasks == [{"text": "queued"}]
     assert sorted(rollout.status for rollout in asyncio.run(store.query_rollouts())) == ["cancelled", "succeeded"]
 
 
 def test_no_tasks_anywhere_is_one_error_that_names_all_places(tmp_path):
-    with pytest.raises(DatasetError, match="train_dataset.*data.train_files.*agent.*store"):
+    with pytest.raises(DatasetError, match=r"train_dataset.*data.train_files.*agent.*store"):
         agl.Trainer(algorithm=Collect(), run_dir=tmp_path / "run").fit(length_agent)
     assert not (tmp_path / "run").exists()
 

@@ -39,7 +39,7 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], *, max_length:
     for index, (ids, offsets) in enumerate(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)):
         if len(ids) > max_length:
             raise DatasetError(
-                f"conversation {index} has {len(ids)} tokens, the limit is {max_length}; shorten it or raise `max_length`"
+                f"conversation {index} has {len(ids)} tokens, the limit is {max_length}; raise `max_length`"
             )
         starts = np.array([start for start, _ in offsets])
         mask = np.zeros(len(ids), np.bool_)
@@ -55,9 +55,7 @@ def _render(tokenizer: Any, index: int, conversation: Conversation) -> tuple[str
     tools = conversation.get("tools") or None
 
     def text(upto: int, *, prompt: bool) -> str:
-        return tokenizer.apply_chat_template(
-            messages[:upto], tools=tools, tokenize=False, add_generation_prompt=prompt
-        )
+        return tokenizer.apply_chat_template(messages[:upto], tools=tools, tokenize=False, add_generation_prompt=prompt)
 
     whole = text(len(messages), prompt=False)
     ranges: list[tuple[int, int]] = []

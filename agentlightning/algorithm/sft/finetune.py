@@ -52,7 +52,12 @@ class FinetuneConfig:
 
 
 def finetune(
-    model: str | Path, conversations: Sequence[Conversation], output: Path, config: FinetuneConfig, *, device: str = "cpu"
+    model: str | Path,
+    conversations: Sequence[Conversation],
+    output: Path,
+    config: FinetuneConfig,
+    *,
+    device: str = "cpu",
 ) -> dict[str, float]:
     """Fine-tune `model` on what the assistant says in `conversations` and save it as `output`.
 
@@ -109,9 +114,7 @@ def _weigh(rows: Sequence[Row]) -> list[Row]:
     return [dataclasses.replace(row, weights=row.weights * w) for row, w in zip(rows, weights, strict=True)]
 
 
-def _save(
-    work: Path, step: int, learner: Learner, tokenizer: Any, config: FinetuneConfig, losses: list[float]
-) -> None:
+def _save(work: Path, step: int, learner: Learner, tokenizer: Any, config: FinetuneConfig, losses: list[float]) -> None:
     state = {"config": dataclasses.asdict(config), "losses": losses}
     save_checkpoint(work, step, learner, tokenizer, state, keep=1)
 

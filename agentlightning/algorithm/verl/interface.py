@@ -6,6 +6,7 @@ that making a `VERL` (and refusing a wrong configuration) is instant.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +61,9 @@ class VERL(Algorithm):
 
     def check(self) -> None:
         """Refuse what can't work before anything is started, and print what applies differently here."""
-        try:
-            import torch  # noqa: F401  # only whether it is there
-            import transformers  # noqa: F401
-        except ImportError as error:
-            raise ConfigError(f"`VERL` needs torch and transformers ({error}): pip install 'agentlightning[verl]'") from error
+        missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ConfigError(f"`VERL` needs {' and '.join(missing)}: pip install 'agentlightning[verl]'")
         if not self.config.actor_rollout_ref.model.path:
             raise ConfigError("`actor_rollout_ref.model.path` is not set; give a local directory or a hub name")
         self.resolved.print_notes()
@@ -112,7 +111,10 @@ class VERL(Algorithm):
         engine.start()
         try:
             await proxy.start()
-            resources: NamedResources = {**(self.get_initial_resources() or {}), RESOURCE: proxy.as_resource(model=path)}
+            resources: NamedResources = {
+                **(self.get_initial_resources() or {}),
+                RESOURCE: proxy.as_resource(model=path),
+            }
             loop = (self.trainer_cls or AgentLightningTrainer)(
                 self.config,
                 store=store,

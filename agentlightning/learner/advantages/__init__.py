@@ -15,11 +15,6 @@ Estimator = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 _ESTIMATORS: dict[str, Estimator] = {"grpo": grpo}
 
 
-def advantage_estimators() -> tuple[str, ...]:
-    """Names of all estimators, those that users registered included."""
-    return tuple(sorted(_ESTIMATORS))
-
-
 def register_adv_est(name: str) -> Callable[[Estimator], Estimator]:
     """Decorator that adds an estimator under `name`.
 

@@ -1,4 +1,4 @@
-"""Group-relative advantages: GRPO (arXiv 2402.03300) and, without the standard deviation, Dr.GRPO (arXiv 2503.20783)."""
+"""Group-relative advantages: GRPO (arXiv 2402.03300); without the standard deviation Dr.GRPO (arXiv 2503.20783)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""PPO's clipped surrogate (arXiv 1707.06347) with separate bounds (DAPO, arXiv 2503.14476) and dual clip (arXiv 1912.09729)."""
+"""PPO's clipped surrogate (arXiv 1707.06347) with bounds of their own (DAPO, arXiv 2503.14476) and dual clip
+(arXiv 1912.09729)."""
 
 from __future__ import annotations
 
