@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +76,7 @@ def dev(
 @contextmanager
 def _resources(
     store: LightningStore, endpoint: str | None, model: str | None, model_path: str | None
-) -> Iterator[NamedResources | None]:
+) -> Generator[NamedResources | None]:
     """The model as a resource, behind a gateway, so that calls are recorded here as they are in training."""
     if endpoint is not None and model_path is not None:
         raise ConfigError("`--llm-endpoint` and `--model-path` are two ways to get a model; give one of them")
@@ -97,7 +97,7 @@ def _resources(
 
 
 @contextmanager
-def _gateway(store: LightningStore) -> Iterator[LLMProxy]:
+def _gateway(store: LightningStore) -> Generator[LLMProxy]:
     from agentlightning.llm_proxy import LLMProxy
 
     proxy = LLMProxy(store=store)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @contextmanager
 def native_service(
     model: str, *, max_context: int | None = None, slots: int = 64, device: str = "auto"
-) -> Iterator[ChatService]:
+) -> Generator[ChatService]:
     """Load a model, start the engine, and stop it at the end.
 
     Args:
@@ -25,20 +25,17 @@ def native_service(
         device: `cpu`, `cuda`, or `auto`: a GPU if there is one.
 
     Raises:
-        ConfigError: torch or transformers is not installed, or there is no such device.
+        ConfigError: torch, or what else it needs, is not installed, or there is no such device.
         ModelError: the model can't be loaded.
     """
     try:
         import torch
-        import transformers  # noqa: F401  # only whether it is there
-    except ImportError as error:
-        raise ConfigError(
-            f"the native engine needs torch and transformers ({error}): pip install 'agentlightning[verl]'"
-        ) from error
 
-    from agentlightning.inference.engine import Engine
-    from agentlightning.inference.loading import load_model
-    from agentlightning.inference.service import ChatService
+        from agentlightning.inference.engine import Engine
+        from agentlightning.inference.loading import load_model
+        from agentlightning.inference.service import ChatService
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"the native engine needs `{error.name}`: pip install 'agentlightning[verl]'") from error
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,6 +13,8 @@ from typing import Any, cast
 import numpy as np
 import orjson
 
+_SLOW = " "
+"""Begins a text that orjson could not write and would not read right (NaN, integers beyond 64 bits); still JSON."""
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
@@ -32,15 +34,12 @@ def encode(field: str, value: Any) -> str:
 
 def decode(text: str) -> Any:
     """Inverse of `encode`."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return json.loads(text)
+    return json.loads(text) if text.startswith(_SLOW) else orjson.loads(text)
 
 
 def _encode_slowly(field: str, value: Any) -> str:
     try:
-        return json.dumps(_plain(field, value))
+        return _SLOW + json.dumps(_plain(field, value))
     except RecursionError:
         raise TypeError(f"`{field}` is nested too deeply, or contains itself; give a flat JSON value") from None
 

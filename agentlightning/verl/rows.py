@@ -145,7 +145,7 @@ def _rows(item: Scored, weight: float, keep_silent: bool) -> list[Row]:
         if np.isnan(trajectory.logprobs[mask]).any():
             raise TrainingError(
                 f"rollout {item.sample.rollout.rollout_id} has tokens without log-probs: the endpoint that sampled them "
-                "returns none, so the policy ratio can't be computed; serve the model with the native engine"
+                "returns none, so there is no policy ratio; serve the model with the native engine"
             )
         end = int(np.flatnonzero(mask)[-1]) + 1  # nothing after the last trained token can reach the loss
         rows.append(
