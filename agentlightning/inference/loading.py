@@ -149,6 +149,8 @@ def _one_line(name: str) -> Generator[None]:
         raise ModelError(f"the weights of `{name}` are damaged or cut off: {error}; copy them again") from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, KeyError) and error.args == (ATTENTION,):
+            reason = "its architecture has attention of its own, which can't be replaced"
         if not Path(name).is_dir():
             reason = f"there is no such folder, and neither the hub nor its local cache gives it ({reason})"
         raise ModelError(f"can't load `{name}` as a causal language model: {reason}") from error
@@ -171,14 +173,15 @@ def _check_parts(name: str, model: Any, tokenizer: Any, report: dict[str, Any]) 
 
 @torch.no_grad()
 def _check_attention(name: str, model: Any) -> None:
-    """Run two tiny segments packed and apart: a model that bypasses our attention gives other numbers."""
+    """Run two tiny segments packed and apart: a model that bypasses our attention gives other numbers, or none."""
+    problem = f"`{name}` ({type(model).__name__}) does not run on packed tokens: its"
     ids = torch.arange(5, device=model.device) % model.get_input_embeddings().weight.shape[0]
-    packed = lm_logits(model, packed_hidden_states(model, ids, [0, 2, 5])).float()
+    try:
+        packed = lm_logits(model, packed_hidden_states(model, ids, [0, 2, 5])).float()
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise ModelError(f"{problem} layers are not plain attention ({error})") from error
     apart = torch.cat([model(part[None], use_cache=False).logits[0] for part in (ids[:2], ids[2:])]).float()
     tolerance = (1e-3 if model.dtype == torch.float32 else 0.1) * apart.abs().max()
     # Weights that diverged are not this check's business; the engine says so when it is asked for tokens.
     if bool(torch.isfinite(apart).all()) and not bool((packed - apart).abs().max() <= tolerance):
-        raise ModelError(
-            f"`{name}` ({type(model).__name__}) does not run on packed tokens: its attention or its output layer "
-            "is not a plain one"
-        )
+        raise ModelError(f"{problem} attention or its output layer is not a plain one")

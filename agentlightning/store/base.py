@@ -111,7 +111,13 @@ class LightningStore:
         config: RolloutConfig | Unset = UNSET,
         metadata: dict[str, Any] | Unset | None = UNSET,
     ) -> Rollout:
-        """Change what is given. A terminal status sets `end_time`; `queuing` puts it back in the queue."""
+        """Change what is given. A terminal status sets `end_time`; `queuing` puts it back in the queue.
+
+        The first terminal status wins: another one changes nothing (the answer shows which it is).
+
+        Raises:
+            ValueError: `preparing` or `running` for a terminal rollout; a `resources_id` that the store doesn't know.
+        """
         raise NotImplementedError
 
     async def update_attempt(
@@ -123,7 +129,11 @@ class LightningStore:
         last_heartbeat_time: float | Unset = UNSET,
         metadata: dict[str, Any] | Unset | None = UNSET,
     ) -> Attempt:
-        """Change an attempt; if it is the latest one, its status carries over to the rollout (see `transitions`)."""
+        """Change an attempt; if it is the latest one, its status carries over to the rollout (see `transitions`).
+
+        The first result of an attempt counts: a status that comes after it changes nothing (the answer shows which
+        it is).
+        """
         raise NotImplementedError
 
     async def query_rollouts(
@@ -150,7 +160,7 @@ class LightningStore:
         limit: int = -1,
         offset: int = 0,
     ) -> PaginatedResult[Attempt]:
-        """Attempts of one rollout."""
+        """Attempts of one rollout; none where the store doesn't know the rollout."""
         raise NotImplementedError
 
     async def get_rollout_by_id(self, rollout_id: str) -> Rollout | None:
@@ -164,7 +174,7 @@ class LightningStore:
     async def wait_for_rollouts(self, *, rollout_ids: Sequence[str], timeout: float | None = None) -> list[Rollout]:
         """Wait until all of `rollout_ids` are terminal or `timeout` seconds went by; those that are terminal.
 
-        `timeout=None` waits without limit, 0 looks once. Unknown ids are left out.
+        `timeout=None` waits without limit, 0 looks once. Unknown ids are left out. The order is that of `rollout_ids`.
         """
         raise NotImplementedError
 
@@ -210,7 +220,7 @@ class LightningStore:
         sort_by: str | None = "sequence_id",
         sort_order: SortOrder = "asc",
     ) -> PaginatedResult[Span]:
-        """Spans of one rollout, of one of its attempts, or of the latest."""
+        """Spans of one rollout, of one of its attempts, or of the latest; none where the store doesn't know it."""
         raise NotImplementedError
 
     async def query_many_spans(self, attempts: Sequence[tuple[str, str]]) -> dict[str, list[Span]]:

@@ -144,7 +144,7 @@ def _rows(item: Scored, weight: float, keep_silent: bool) -> list[Row]:
             continue
         if np.isnan(trajectory.logprobs[mask]).any():
             raise TrainingError(
-                f"rollout {item.sample.rollout.rollout_id} has tokens without log-probs: the endpoint that sampled them "
+                f"rollout {item.sample.rollout.rollout_id} has tokens without log-probs: what sampled them "
                 "returns none, so there is no policy ratio; serve the model with the native engine"
             )
         end = int(np.flatnonzero(mask)[-1]) + 1  # nothing after the last trained token can reach the loss

@@ -35,7 +35,7 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Div: operator.truediv,
 }
 _LONGEST = 200
-"""Characters; a longer expression is nonsense and could nest deep enough to exhaust the stack."""
+"""Characters; a longer expression is nonsense, and could nest deep enough to exhaust the stack or overflow a float."""
 _ALLOWED = re.compile(r"[\d\s.+*/()-]+", re.ASCII)
 _NONSENSE = "error: not an arithmetic expression"
 
@@ -59,7 +59,7 @@ def calculate(expression: str) -> str:
         whole = int(value)
     except ZeroDivisionError:
         return "error: division by zero"
-    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError):
         return _NONSENSE
     return str(whole) if whole == value else f"{value:.6g}"
 

@@ -21,9 +21,9 @@ import orjson
 
 import agentlightning as agl
 from agentlightning.algorithm.data import load_dataset
-from agentlightning.report.plot import plot_learning_curve
+from agentlightning.report.metrics import read_metrics
 from agentlightning.report.rss import PeakRss
-from agentlightning.report.table import print_summary
+from agentlightning.report.run import summarise, write_report
 from agentlightning.trainer.run_dir import open_run
 from agentlightning.verl.config import parse_overrides
 
@@ -149,16 +149,9 @@ def reinforce(
     algorithm = agl.VERL({**config(start, args), "trainer.val_before_train": True})
     trainer = agl.Trainer(algorithm=algorithm, n_runners=RUNNERS, run_dir=directory)
     trainer.fit(calc_agent, train, val_dataset=val, resume=True)
-    history = algorithm.history
-    validated = [row["val/reward"] for row in history if "val/reward" in row]
-    return {
-        "val_reward_before": validated[0],
-        "val_reward_after": validated[-1],
-        "steps": int(history[-1]["step"]),
-        "rollouts": int(sum(row.get("training/n_rollouts", 0) for row in history)),
-        "tokens": int(sum(row.get("perf/total_num_tokens", 0) for row in history)),
-        "checkpoint": f"{algorithm.checkpoint}/actor/huggingface",
-    }
+    came_to = summarise(algorithm.history)
+    kept = ("val_reward_before", "val_reward_after", "steps", "rollouts", "tokens")
+    return {**{key: came_to[key] for key in kept}, "checkpoint": f"{algorithm.checkpoint}/actor/huggingface"}
 
 
 def evaluate(model: str, tasks: list[Any], directory: Path, when: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -187,7 +180,6 @@ def config(model: str, args: argparse.Namespace) -> dict[str, Any]:
 def finish(job: Job, seed: int) -> None:
     """Summary, picture and table."""
     known = job.known
-    history = [orjson.loads(line) for line in (job.directory / "metrics.jsonl").read_bytes().splitlines()]
     keys = ("val_reward", "test_reward", "test_unseen_reward")
     summary = {
         "seed": seed,
@@ -196,15 +188,14 @@ def finish(job: Job, seed: int) -> None:
         "wall_s": sum(known["wall_s_by_phase"].values()),
         "peak_rss_mib": known["peak_rss_mib"],
     }
-    (job.directory / "summary.json").write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
-    plot_learning_curve(
-        history,
-        job.directory / "reward.png",
+    write_report(
+        job.directory,
+        summary,
+        read_metrics(job.directory),
         title="A calculator agent learns with GRPO",
         before=known["test_reward_before"],
         after=known["test_reward_after"],
     )
-    print_summary(summary)
 
 
 def parse_args() -> argparse.Namespace:

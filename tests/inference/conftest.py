@@ -11,7 +11,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
-from agentlightning.inference import Engine
+from agentlightning.inference import Engine, lm_logits, packed_hidden_states
 
 TEMPLATE = """\
 {%- set system = messages[0].content if messages[0].role == 'system' else '' -%}
@@ -118,3 +118,36 @@ def start(endless: PreTrainedTokenizerFast) -> Iterator[Callable[..., Engine]]:
     yield make
     for engine in engines:
         engine.stop()
+
+
+TOOLS: list[dict[str, Any]] = [
+    {"type": "function", "function": {"name": "calculator", "parameters": {"properties": {"expression": {}}}}}
+]
+QUESTION: dict[str, Any] = {"role": "user", "content": "What is 3 plus 4?"}
+CALLING: dict[str, Any] = {
+    "role": "assistant",
+    "content": "Let me see.",
+    "tool_calls": [{"type": "function", "function": {"name": "calculator", "arguments": {"expression": "3 + 4"}}}],
+}
+RESULT: dict[str, Any] = {"role": "tool", "content": "7", "tool_call_id": "c"}
+ANSWER: dict[str, Any] = {"role": "assistant", "content": "### 7 ###"}
+
+
+@pytest.fixture(scope="session")
+def trained(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """A model that has learnt one conversation by heart: asked `QUESTION` with `TOOLS`, it says `CALLING`; given
+    `RESULT`, it says `ANSWER`."""
+    text = tokenizer.apply_chat_template([QUESTION, CALLING, RESULT, ANSWER], tools=TOOLS, tokenize=False)
+    ids = torch.tensor(tokenizer.encode(text, add_special_tokens=False))
+    model = make_model(initializer_range=0.05, eos_token_id=tokenizer.eos_token_id)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    loss = torch.tensor(9.0)
+    for _ in range(300):
+        logits = lm_logits(model, packed_hidden_states(model, ids, [0, len(ids)]))
+        loss = torch.nn.functional.cross_entropy(logits[:-1], ids[1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.01:
+            return model.requires_grad_(False)
+    raise AssertionError(f"the conversation was not learnt: loss {loss}")

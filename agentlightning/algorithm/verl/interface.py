@@ -91,6 +91,7 @@ class VERL(Algorithm):
         from agentlightning.inference.loading import load_model
         from agentlightning.inference.service import ChatService
         from agentlightning.llm_proxy import LLMProxy
+        from agentlightning.report.rss import PeakRss
         from agentlightning.verl.daemon import AgentModeDaemon
         from agentlightning.verl.trainer import AgentLightningTrainer, Deployment
 
@@ -127,13 +128,31 @@ class VERL(Algorithm):
                 daemon_cls=self.daemon_cls or AgentModeDaemon,
             )
             try:
-                await loop.fit(*self._limited(train_dataset, val_dataset))
+                with PeakRss() as rss:
+                    await loop.fit(*self._limited(train_dataset, val_dataset))
             finally:
                 self.history = loop.history
                 self.checkpoint = str(loop.checkpoint) if loop.checkpoint else None
         finally:
             await proxy.stop()
             engine.stop()
+        self._report(rss.peak)
+
+    def _report(self, peak_rss_mib: float) -> None:
+        """What the run came to: table, picture, `summary.json`."""
+        from agentlightning.report.run import summarise, write_report
+
+        settings = self.config.trainer
+        if self.run_dir is None or settings.val_only:
+            return
+        facts = {"checkpoint": self.checkpoint, "peak_rss_mib": peak_rss_mib}
+        write_report(
+            self.run_dir,
+            {"seed": self.config.agentlightning.seed, **summarise(self.history), **facts},
+            self.history,
+            title=f"{self.run_dir.resolve().name}: {self.config.algorithm.adv_estimator}",
+            quiet="console" not in settings.logger,
+        )
 
     def _limited(
         self, train: Dataset[Any] | None, val: Dataset[Any] | None

@@ -56,6 +56,8 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference("data.train_files", "~/data/rlhf/gsm8k/train.parquet", None, "tasks usually come from `fit`"),
     Difference("data.val_files", "~/data/rlhf/gsm8k/test.parquet", None, "tasks usually come from `fit`"),
     Difference("trainer.device", "cuda", "auto", "a GPU is used if there is one"),
+    Difference("trainer.save_freq", -1, 10, "a killed run goes on from its last checkpoint"),
+    Difference("trainer.max_actor_ckpt_to_keep", None, 3, "many checkpoints fill the disk"),
     Difference("trainer.n_gpus_per_node", 8, 1, "one process"),
     Difference("trainer.logger", ["console", "wandb"], ["console"], "no account needed to start"),
     Difference(

@@ -34,10 +34,10 @@ class Trainer(Section):
     val_only: bool = False
     """Validate and stop."""
     test_freq: Limit = -1
-    """Validate every so many steps; -1 is never (but see `val_before_train`)."""
-    save_freq: Limit = -1
-    """Save a checkpoint every so many steps; -1 is never."""
-    max_actor_ckpt_to_keep: PositiveInt | None = None
+    """Validate every so many steps; -1 is only after the last one, 0 never (but see `val_before_train`)."""
+    save_freq: Limit = 10
+    """Save a checkpoint every so many steps, and always after the last one; -1 is only then."""
+    max_actor_ckpt_to_keep: PositiveInt | None = 3
     """Checkpoints to keep, oldest deleted first; null keeps all."""
     default_local_dir: str | None = None
     """Where checkpoints go; null is the run directory."""
