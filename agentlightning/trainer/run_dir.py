@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from agentlightning.types import RunExistsError
+from agentlightning.types import ConfigError, RunExistsError
 
 CONFIG = "config.json"
 
@@ -29,10 +29,10 @@ def open_run(path: Path, *, resume: bool) -> bool:
 
     Raises:
         RunExistsError: it holds a run and `resume` is false.
-        FileNotFoundError: `resume` is true and there is nothing to resume.
+        ConfigError: `resume` is true and there is nothing to resume.
     """
     if resume and not path.is_dir():
-        raise FileNotFoundError(f"there is no run `{path}` to resume; check the name, or start it without `resume`")
+        raise ConfigError(f"there is no run `{path}` to resume; check the name, or start it without `resume`")
     if not resume and path.exists() and any(path.iterdir()):
         raise RunExistsError(f"run `{path}` exists; resume it (`resume=True`, `--resume`), or choose another name")
     new = not path.exists()

@@ -83,7 +83,7 @@ def test_an_existing_run_is_refused_and_resumed(tmp_path):
 
 
 def test_resume_without_a_run_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no run"):
+    with pytest.raises(ConfigError, match="no run"):
         agl.Trainer(algorithm=Collect(), run_dir=tmp_path / "none").fit(length_agent, TASKS, resume=True)
 
 

@@ -71,7 +71,6 @@ def test_any_other_value_is_answered_or_refused():
         "trainer.critic_warmup=5",
         "trainer.ref_update_freq=1",
         "trainer.v1.trainer_mode=separate_async",
-        "agentlightning.credit=last_turn",
     ],
 )
 def test_what_would_change_the_maths_is_refused(word: str):

@@ -15,8 +15,9 @@ class Ours(Section):
     follow it where they are not set."""
     deterministic: bool | None = None
     """Equal runs write equal metrics, bit for bit (times aside); null is yes on a CPU, no elsewhere."""
-    credit: Literal["identical"] = "identical"
-    """How a rollout's reward is spread over its turns: `identical` gives the final reward to each."""
+    credit: Literal["identical", "last_turn"] = "identical"
+    """How a rollout's reward is spread over its turns: `identical` gives the final reward to
+    each, `last_turn` to the last one only."""
     reward_fillna_value: Float = 0.0
     """Reward of a rollout that gave none."""
     rollout_timeout_seconds: Positive | None = 600.0
