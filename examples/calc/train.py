@@ -35,7 +35,15 @@ RUNNERS = 32
 THREADS = 1
 
 # Measured on 2 CPU cores; see README.md in this folder.
-WARM_START = {"epochs": 1, "batch_size": 16, "lr": 1.5e-3, "warmup_ratio": 0.1, "token_budget": 2048, "save_every": 100}
+WARM_START = {
+    "epochs": 1,
+    "batch_size": 16,
+    "lr": 1.5e-3,
+    "weight_decay": 0.1,
+    "warmup_ratio": 0.1,
+    "token_budget": 2048,
+    "save_every": 100,
+}
 RL: dict[str, Any] = {
     "algorithm.adv_estimator": "grpo",
     "data.train_batch_size": 16,
@@ -48,9 +56,9 @@ RL: dict[str, Any] = {
     "actor_rollout_ref.actor.ppo_mini_batch_size": 16,
     "actor_rollout_ref.actor.optim.lr": 3e-4,
     "actor_rollout_ref.actor.clip_ratio_high": 0.28,
-    "trainer.total_training_steps": 48,
-    "trainer.test_freq": 8,
-    "trainer.save_freq": 4,
+    "trainer.total_training_steps": 40,
+    "trainer.test_freq": 5,
+    "trainer.save_freq": 5,
     "trainer.logger": ["console", "file", "tensorboard"],
 }
 
@@ -134,7 +142,9 @@ def warm_start(directory: Path, train: list[Any], seed: int) -> dict[str, Any]:
 
     from .model import build
 
-    model = build(directory / "init", seed=seed)
+    model = directory / "init"
+    if not model.exists():
+        build(model, seed=seed)
     conversations = demonstrations(train, seed=seed)
     result = finetune(
         model, conversations, directory / "warm_start", FinetuneConfig(seed=seed, threads=THREADS, **WARM_START)
