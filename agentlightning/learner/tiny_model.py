@@ -96,8 +96,9 @@ def tiny_model(
         max_context: Longest sequence in tokens.
         initializer_range: Standard deviation of the weights; `hidden_size ** -0.5` where it is not given. The usual
             0.02 is for wide models: at width 128 it leaves attention blind for the first five hundred steps.
-        residual_scale: Factor on the initial weights of what writes into the residual stream, as in GPT-2. On the
-            calculator problems some seeds had not learned to copy numbers after 500 steps with 1.0.
+        residual_scale: Factor on the initial weights of what writes into the residual stream, as in GPT-2: the
+            embeddings must show through it before copying can be learned. On the calculator problems some seeds had
+            not learned to copy numbers after 750 steps with 1.0; with 0.15 to 0.25 all have after 500.
         seed: Decides the weights. The global random state is left as it was.
 
     Returns:

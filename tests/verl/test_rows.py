@@ -1,0 +1,157 @@
+"""Groups, credit, advantages and weights of a step, by hand-worked numbers and by invariants."""
+
+import numpy as np
+import pytest
+
+from agentlightning.adapter import TokenGraph
+from agentlightning.credit import get_credit
+from agentlightning.types import Attempt, AttemptedRollout, Episode, TokenCall, TrainingError, Turn
+from agentlightning.verl.config import load_config
+from agentlightning.verl.daemon import Sample
+from agentlightning.verl.rows import mini_batches, score, whole_groups
+
+identical = get_credit("identical")
+
+
+def config(**changes):
+    base = {"actor_rollout_ref.model.path": "m", "data.train_batch_size": 4}
+    return load_config({**base, **changes}).config
+
+
+def call(prompt, response, logprobs=True):
+    values = np.full(len(response), -1.0, np.float32) if logprobs else None
+    return TokenCall("m", np.array(prompt, np.int32), np.array(response, np.int32), values, "stop")
+
+
+def sample(task, number, calls, reward, *, status="succeeded", error=None, missing=0):
+    graph = TokenGraph(calls)
+    trajectories, calls = graph.assemble()
+    attempt = Attempt(rollout_id="r", attempt_id="a", sequence_id=1, start_time=0.0, status=status)
+    rollout_status = "succeeded" if status == "succeeded" else "failed"
+    rollout = AttemptedRollout(rollout_id="r", input=task, start_time=0.0, status=rollout_status, attempt=attempt)
+    episode = Episode("r", [Turn(c, None) for c in calls], trajectories, reward, [], missing)
+    return Sample(task, number, rollout, episode, error)
+
+
+def one_turn(task, number, reward, length=2, **changes):
+    return sample(task, number, [call([1, 2], [3] * length)], reward, **changes)
+
+
+def numbers(groups):
+    return [[item.advantages for item in group] for group in groups]
+
+
+def test_advantages_are_relative_to_the_group():
+    groups = score(
+        [[one_turn(0, 0, 1.0), one_turn(0, 1, 0.0)], [one_turn(1, 0, 5.0), one_turn(1, 1, 5.0)]], config(), identical
+    )
+    unit = 0.5 / (0.5**0.5 + 1e-6)
+    assert numbers(groups)[0] == [[pytest.approx(unit)], [pytest.approx(-unit)]]
+    assert numbers(groups)[1] == [[0.0], [0.0]]
+
+
+def test_a_rollout_of_many_turns_counts_once_in_its_group():
+    turns = [call([1, 2], [3]), call([1, 2, 3, 4], [5]), call([1, 2, 3, 4, 5, 6], [7])]
+    groups = score([[sample(0, 0, turns, 1.0), one_turn(0, 1, 0.0)]], config(), identical)
+    unit = 0.5 / (0.5**0.5 + 1e-6)  # as with one turn each
+    assert numbers(groups) == [[[pytest.approx(unit)] * 3, [pytest.approx(-unit)]]]
+
+
+def test_last_turn_trains_the_last_turn_only():
+    turns = [call([1, 2], [3, 3]), call([1, 2, 3, 3, 4], [5])]
+    cfg = config()
+    groups = score([[sample(0, 0, turns, 1.0), one_turn(0, 1, 0.0)]], cfg, get_credit("last_turn"))
+    assert numbers(groups)[0][0][0] is None
+    ((row, _),) = mini_batches(groups, cfg, 1)
+    assert row.token_ids.tolist() == [1, 2, 3, 3, 4, 5]
+    assert row.mask.tolist() == [False] * 5 + [True]
+
+
+def test_a_turn_that_earned_more_than_its_rollout_is_moved_by_the_difference():
+    turns = [call([1, 2], [3]), call([1, 2, 3, 4], [5])]
+
+    def per_turn(episode):
+        return [0.0, 2.0] if len(episode.turns) == 2 else [0.0]
+
+    groups = score([[sample(0, 0, turns, 2.0), one_turn(0, 1, 0.0)]], config(), per_turn)
+    # scores 1 and 0: std sqrt(0.5); the rollout's own advantage, moved by -1 and +1 in units of the std
+    own, spread = 0.5 / (0.5**0.5 + 1e-6), 0.5**0.5
+    assert numbers(groups)[0][0] == [pytest.approx(own - 1 / spread), pytest.approx(own + 1 / spread)]
+
+
+def test_a_missing_reward_is_filled():
+    groups = score([[one_turn(0, 0, None), one_turn(0, 1, 1.0)]], config(), identical)
+    assert [item.reward for item in groups[0]] == [0.0, 1.0]
+    groups = score([[one_turn(0, 0, None)]], config(**{"agentlightning.reward_fillna_value": -1.0}), identical)
+    assert groups[0][0].reward == -1.0
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        lambda: sample(0, 1, [], None, status="failed", error="x"),
+        lambda: one_turn(0, 1, None, status="timeout", error="timeout"),
+        lambda: one_turn(0, 1, None, status="unresponsive", error="unresponsive"),
+        lambda: one_turn(0, 1, 1.0, missing=1),
+    ],
+)
+def test_a_group_is_whole_or_dropped_whole(torn):
+    whole, dropped = whole_groups([one_turn(0, 0, 1.0), torn(), one_turn(1, 0, 1.0)])
+    assert [[s.task for s in group] for group in whole] == [[1]]
+    assert dropped == 1
+
+
+def test_a_failure_of_the_agent_itself_stays_in_its_group():
+    whole, dropped = whole_groups([one_turn(0, 0, 1.0), one_turn(0, 1, None, status="failed", error="bad JSON")])
+    assert len(whole[0]) == 2
+    assert dropped == 0
+
+
+@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum"])
+def test_splitting_a_rollout_into_rows_does_not_change_its_weight(mode):
+    """The same turns, once as one conversation and once as two that share nothing."""
+    cfg = config(**{"actor_rollout_ref.actor.loss_agg_mode": mode})
+    joined = [call([1, 2], [3, 4]), call([1, 2, 3, 4, 5], [6])]
+    apart = [call([1, 2], [3, 4]), call([9, 8, 7], [6])]
+    totals = []
+    for turns in (joined, apart):
+        groups = score([[sample(0, 0, turns, 1.0), one_turn(0, 1, 0.0, length=5)]], cfg, identical)
+        (rows,) = mini_batches(groups, cfg, 1)
+        totals.append((len(rows), sum(float((row.weights * row.advantages)[row.mask].sum()) for row in rows)))
+    assert [count for count, _ in totals] == [2, 3]
+    assert totals[0][1] == pytest.approx(totals[1][1])
+
+
+def test_rows_that_cannot_move_the_weights_are_left_out_but_counted():
+    """Group 1 is silent: its tokens stay in the denominator of the mean and out of the forward pass."""
+    cfg = config()
+    samples = [[one_turn(0, 0, 1.0), one_turn(0, 1, 0.0)], [one_turn(1, 0, 1.0), one_turn(1, 1, 1.0)]]
+    (rows,) = mini_batches(score(samples, cfg, identical), cfg, 1)
+    assert len(rows) == 2
+    assert rows[0].weights[rows[0].mask].tolist() == [pytest.approx(1 / 8)] * 2
+    with_entropy = config(**{"actor_rollout_ref.actor.entropy_coeff": 0.1})
+    (rows,) = mini_batches(score(samples, with_entropy, identical), with_entropy, 1)
+    assert len(rows) == 4
+
+
+def test_mini_batches_hold_whole_groups_and_shuffle_by_seed():
+    samples = [[one_turn(task, 0, 1.0, length=task + 1), one_turn(task, 1, 0.0, length=task + 1)] for task in range(4)]
+    cfg = config(**{"actor_rollout_ref.actor.ppo_mini_batch_size": 2})
+    lengths = [[int(row.mask.sum()) for row in rows] for rows in mini_batches(score(samples, cfg, identical), cfg, 1)]
+    assert lengths == [[1, 1, 2, 2], [3, 3, 4, 4]]
+    shuffled = config(**{"actor_rollout_ref.actor.ppo_mini_batch_size": 2, "actor_rollout_ref.actor.shuffle": True})
+
+    def order(step):
+        batches = mini_batches(score(samples, shuffled, identical), shuffled, step)
+        return [int(row.mask.sum()) for rows in batches for row in rows]
+
+    assert sorted(order(1)) == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert order(1) == order(1)
+    assert len({tuple(order(step)) for step in range(6)}) > 1
+
+
+def test_tokens_without_logprobs_are_refused():
+    cfg = config()
+    blind = sample(0, 0, [call([1, 2], [3], logprobs=False)], 1.0)
+    with pytest.raises(TrainingError, match="without log-probs"):
+        mini_batches(score([[blind, one_turn(0, 1, 0.0)]], cfg, identical), cfg, 1)
