@@ -45,10 +45,13 @@ def fresh_logprobs(model: Any, generation: Generation, temperature: float) -> np
 def test_logprobs_equal_a_fresh_forward(start: Start, model: Any, slots: int, budget: int) -> None:
     engine = start(model, max_slots=slots, max_prefill_tokens=budget)
     requests = [
-        (prompt, SamplingParams(temperature=(0.5, 1.0, 1.3)[at % 3], top_p=(1.0, 0.9)[at % 2], max_tokens=5 + at))
+        (
+            prompt,
+            SamplingParams(temperature=(0.5, 1.0, 1.3)[at % 3], top_p=(1.0, 0.9)[at % 2], max_tokens=5 + at, seed=at),
+        )
         for at, prompt in enumerate(prompts(16))
     ]
-    requests[4] = (prompts(1, longest=400, seed=9)[0].repeat(2)[:300], SamplingParams(max_tokens=100))
+    requests[4] = (prompts(1, longest=400, seed=9)[0].repeat(2)[:300], SamplingParams(max_tokens=100, seed=4))
     for (prompt, params), got in zip(requests, answers(engine, requests), strict=True):
         assert got.prompt_ids.tolist() == list(prompt)
         assert got.prompt_ids.dtype == got.token_ids.dtype == np.int32
@@ -138,9 +141,11 @@ def test_seeds(start: Start, model: Any) -> None:
 def test_a_group_computes_its_prompt_once(start: Start, model: Any) -> None:
     engine = start(model)
     prompt = prompts(1, seed=3)[0].repeat(5)[:100]
-    answers(engine, [(prompt, SamplingParams(max_tokens=10)) for _ in range(8)])
+    group = answers(engine, [(prompt, SamplingParams(max_tokens=10, seed=at)) for at in range(8)])
     assert engine.stats()["prompt_tokens"] == 800
     assert engine.stats()["shared_tokens"] == 7 * 99
+    for got in group:
+        np.testing.assert_allclose(got.logprobs, fresh_logprobs(model, got, 1.0), atol=1e-5, rtol=0)
 
 
 def test_a_conversation_goes_on_where_it_was(start: Start, model: Any) -> None:
