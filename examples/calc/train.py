@@ -62,6 +62,14 @@ RL: dict[str, Any] = {
     "trainer.logger": ["console", "file", "tensorboard"],
 }
 
+GIVEN_MODEL: dict[str, Any] = {
+    "data.max_prompt_length": 1024,
+    "data.max_response_length": 128,
+    "actor_rollout_ref.actor.optim.lr": 1e-6,
+    "actor_rollout_ref.model.enable_gradient_checkpointing": True,
+}
+"""What changes for a model that was not made here: its template and its answers are longer, its steps smaller."""
+
 
 class Job:
     """One run's directory, and what is known of it so far; survives a kill between any two phases."""
@@ -180,6 +188,7 @@ def config(model: str, args: argparse.Namespace) -> dict[str, Any]:
     """verl's keys for this job; what the user gave on the command line wins."""
     return {
         **RL,
+        **(GIVEN_MODEL if args.model else {}),
         "actor_rollout_ref.model.path": model,
         "agentlightning.seed": args.seed,
         "agentlightning.threads": THREADS,
