@@ -63,9 +63,13 @@ class TraceToEpisodes(TraceAdapter[list[Episode]]):
     Each rollout's spans must be of one attempt, as `LightningStore.query_many_spans` returns them.
     """
 
+    def episode(self, spans: Sequence[Span], rollout_id: str) -> Episode:
+        """The episode of one attempt: override this to change what training sees. See `episode_from_spans`."""
+        return episode_from_spans(spans, rollout_id)
+
     def adapt(self, source: Sequence[Span], /) -> list[Episode]:
         """The episodes. Raises as `episode_from_spans` does."""
         by_rollout: dict[str, list[Span]] = {}
         for span in source:
             by_rollout.setdefault(span.rollout_id, []).append(span)
-        return [episode_from_spans(spans, rollout_id) for rollout_id, spans in by_rollout.items()]
+        return [self.episode(spans, rollout_id) for rollout_id, spans in by_rollout.items()]

@@ -52,6 +52,13 @@ class Algorithm:
     def check(self) -> None:
         """Raise `ConfigError` for what can be known to be wrong before a run directory is made."""
 
+    def check_resume(self, recorded: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` where the run to resume was begun with settings that must not change.
+
+        Args:
+            recorded: What `describe` returned when the run was begun; empty where it was killed before that.
+        """
+
     def default_datasets(self) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:
         """Train and validation data that the algorithm's own configuration names."""
         return None, None

@@ -129,11 +129,22 @@ class _Run:
                 self.event.set()
                 self._crashed.set()
         if not self.event.is_set():
-            logger.warning("all runners have ended before the algorithm: nobody takes rollouts that are still queued")
+            await self._without_runners(stop)
         stop.cancel()
         await _end(running, self._strategy.graceful_delay)
         for error in [e for task in tasks if not task.cancelled() and (e := task.exception())]:
             raise error
+
+    async def _without_runners(self, stop: asyncio.Future[None]) -> None:
+        """All runners have ended by themselves (`max_rollouts`): fine, while the algorithm wants no more of them."""
+        while not self.event.is_set():
+            if (await self._store.query_rollouts(status_in=["queuing", "requeuing"], limit=1)).total:
+                self.event.set()
+                self._crashed.set()
+                raise RuntimeError(
+                    "rollouts are queued and all runners have ended; raise `max_rollouts`, or leave it out"
+                )
+            await asyncio.wait({stop}, timeout=1.0)
 
 
 async def _end(tasks: set[asyncio.Future[None]], graceful_delay: float) -> None:

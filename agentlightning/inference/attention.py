@@ -116,6 +116,11 @@ def lm_head_weight(model: Any) -> Tensor:
     return model.get_output_embeddings().weight
 
 
+def lm_head_bias(model: Any) -> Tensor | None:
+    """(V,): the output layer's bias, which few models have."""
+    return getattr(model.get_output_embeddings(), "bias", None)
+
+
 def lm_logits(model: Any, hidden: Tensor) -> Tensor:
     """(..., H) hidden states to (..., V) logits."""
     return model.get_output_embeddings()(hidden)

@@ -60,11 +60,13 @@ class Engine:
         *,
         max_slots: int = 64,
         max_context: int | None = None,
+        max_prompt: int | None = None,
         max_prefill_tokens: int = 8192,
         kv_memory: int = DEFAULT_MEMORY,
         threads: int | None = 1,
     ):
         self.context = _context(model, max_context)
+        self.max_prompt = max_prompt
         self.version = 0
         """How often the weights were updated; each generation carries the version that sampled it."""
         self._model, self._threads = model.eval(), threads
@@ -171,10 +173,17 @@ class Engine:
             raise RequestError("the prompt must be a sequence of token ids", param="messages")
         if prompt.min() < 0 or prompt.max() >= self._vocabulary:
             raise RequestError(f"the prompt holds token ids outside 0 to {self._vocabulary - 1}", param="messages")
+        if self.max_prompt is not None and len(prompt) > self.max_prompt:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens, the limit is {self.max_prompt}: shorten the messages, or raise "
+                "the limit (`data.max_prompt_length` in training)",
+                param="messages",
+                code="context_length_exceeded",
+            )
         if len(prompt) >= self.context:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens, which leaves no room in a context of {self.context}: "
-                "shorten the messages or raise `max_context`",
+                "shorten the messages, or give the engine a longer context if the model has one",
                 param="messages",
                 code="context_length_exceeded",
             )

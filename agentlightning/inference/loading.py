@@ -63,6 +63,8 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str = "cpu") ->
             name, local_files_only=here, dtype=stored, attn_implementation=ATTENTION, output_loading_info=True
         )
         model, report = loaded
+    # The engine refuses prompts that are too long; transformers would warn of them once, whatever their fate.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     _check_parts(name, model, tokenizer, report)
     model = model.to(device).eval()
     _check_attention(name, model)
@@ -105,6 +107,8 @@ def _locate(path: str | Path) -> str:
     """The folder or hub name to load from."""
     name = str(path)
     folder = Path(name).expanduser()
+    if (checkpoint := folder / "actor" / "huggingface").is_dir():  # `global_step_N` of a run
+        folder = checkpoint
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"`{name}` holds no `config.json`: give a folder in the Hugging Face layout")

@@ -68,8 +68,7 @@ def save_checkpoint(
             "free some space (or set `trainer.max_actor_ckpt_to_keep`) and resume"
         ) from error
     if keep is not None:
-        for old in _all(directory)[: -max(keep, 1)]:
-            shutil.rmtree(directory / f"{_PREFIX}{old}")
+        _retain(directory, step, keep)
     return final
 
 
@@ -107,6 +106,16 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
     return state
 
 
+def _retain(directory: Path, step: int, keep: int) -> None:
+    """Keep the `keep` newest. Later numbers than `step` are of a branch that was given up: they go first."""
+    numbers = _all(directory)
+    given_up = [number for number in numbers if number > step]
+    kept = [number for number in numbers if number <= step][-max(keep, 1) :]
+    for number in numbers:
+        if number not in kept and (number not in given_up or len(numbers) > keep):
+            shutil.rmtree(directory / f"{_PREFIX}{number}")
+
+
 def _load_weights(model: Any, path: Path) -> None:
     """In place, so that the engine that shares the parameters sees them at once."""
     files = sorted(path.glob("*.safetensors"))
@@ -118,7 +127,10 @@ def _load_weights(model: Any, path: Path) -> None:
     try:
         missing, unexpected = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:  # torch lists every shape that differs
-        raise ModelError(f"the weights in `{path}` are of another model: {error}") from error
+        first = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
+        raise ModelError(
+            f"the weights in `{path}` are of another model: {first} Give the model that the run was begun with"
+        ) from error
     tied = set(model.all_tied_weights_keys)  # stored once, under the other name
     if unexpected or set(missing) - tied:
         raise ModelError(f"the weights in `{path}` are of another model: missing {missing}, unexpected {unexpected}")

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
-from agentlightning.inference.attention import lm_head_weight, packed_hidden_states
+from agentlightning.inference.attention import lm_head_bias, lm_head_weight, packed_hidden_states
 from agentlightning.types import TrainingError
 from agentlightning.types.tokens import Float32
 
@@ -48,7 +49,7 @@ class Learner:
         optimizer: Settings of AdamW.
         schedule: Learning-rate multiplier by step.
         token_budget: Longest micro-batch in tokens; a longer single row stands alone.
-        threads: CPU threads of a step; `None` leaves torch's setting. The engine sets its own number.
+        threads: CPU threads of a step; `None`: as many as there are physical cores. The engine has its own number.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
     """
 
@@ -66,7 +67,7 @@ class Learner:
         self.config = optimizer
         self.schedule = schedule
         self.token_budget = token_budget
-        self.threads = threads
+        self.threads = threads or psutil.cpu_count(logical=False) or 1
         self.steps = 0
         """How often `advance` was called: the position in the schedule."""
         self._bad_steps = 0
@@ -103,7 +104,8 @@ class Learner:
         thrown away and counted (`actor/skipped_nonfinite`).
 
         Returns:
-            `actor/loss`, `actor/grad_norm`, `actor/lr`, and the objective's metrics as means over trained tokens.
+            `actor/loss` and its parts, `actor/grad_norm`, `actor/lr`, and the objective's metrics as means over the
+            trained tokens of `rows`.
 
         Raises:
             TrainingError: the gradient was not finite too often in a row.
@@ -114,9 +116,12 @@ class Learner:
             for group in plan(rows, self.token_budget):
                 batch = pack([rows[i] for i in group], self.device)
                 logprobs, entropy = self._forward(batch, objective)
-                loss, metrics = objective(batch, logprobs, entropy)
+                parts, metrics = objective(batch, logprobs, entropy)
+                loss = torch.stack(list(parts.values())).sum()
                 loss.backward()
                 sums["actor/loss"] += float(loss.detach())
+                for name, part in parts.items():
+                    sums[name] += float(part.detach())
                 for name, value in metrics.items():
                     sums[name] += float(value) / max(trained, 1)
             sums["actor/grad_norm"] = self._step()
@@ -132,7 +137,11 @@ class Learner:
             batch = pack([rows[i] for i in group], self.device)
             hidden = packed_hidden_states(self.model, batch.input_ids_T, batch.cu_seqlens)
             values, _ = token_logprobs(
-                hidden[batch.predict_N], lm_head_weight(self.model), batch.targets_N, temperature=temperature
+                hidden[batch.predict_N],
+                lm_head_weight(self.model),
+                batch.targets_N,
+                bias_V=lm_head_bias(self.model),
+                temperature=temperature,
             )
             counts = [int(rows[i].mask.sum()) for i in group]
             result.extend(np.split(values.cpu().numpy().astype(np.float32), np.cumsum(counts)[:-1]))
@@ -144,6 +153,7 @@ class Learner:
             hidden[batch.predict_N],
             lm_head_weight(self.model),
             batch.targets_N,
+            bias_V=lm_head_bias(self.model),
             temperature=objective.temperature,
             with_entropy=objective.needs_entropy,
         )
@@ -169,8 +179,7 @@ class Learner:
     def _training(self) -> Generator[None]:
         """Thread count and, for gradient checkpointing, train mode for the time of a step."""
         before = torch.get_num_threads()
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.threads)
         if self._checkpointing:  # Hugging Face recomputes activations in train mode only
             self.model.train()
         try:

@@ -14,11 +14,12 @@ def token_logprobs(
     head_VH: torch.Tensor,
     targets_N: torch.Tensor,
     *,
+    bias_V: torch.Tensor | None = None,
     temperature: float = 1.0,
     with_entropy: bool = False,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`log softmax(hidden @ head.T / temperature)` at the targets, in fp32 or better, and the entropies if asked for.
+    """`log softmax((hidden @ head.T + bias) / temperature)` at the targets, in fp32 or better; entropies if asked for.
 
     A chunk's logits are computed again in the backward pass when there is more than one chunk.
 
@@ -27,11 +28,13 @@ def token_logprobs(
     """
     rows = max(1, chunk_elements // head_VH.shape[0])
     if hidden_NH.shape[0] <= rows:
-        return _chunk(hidden_NH, head_VH, targets_N, temperature, with_entropy)
+        return _chunk(hidden_NH, head_VH, bias_V, targets_N, temperature, with_entropy)
     logprobs: list[torch.Tensor] = []
     entropies: list[torch.Tensor] = []
     for hidden, targets in zip(hidden_NH.split(rows), targets_N.split(rows), strict=True):
-        logprob, entropy = checkpoint(_chunk, hidden, head_VH, targets, temperature, with_entropy, use_reentrant=False)
+        logprob, entropy = checkpoint(
+            _chunk, hidden, head_VH, bias_V, targets, temperature, with_entropy, use_reentrant=False
+        )
         logprobs.append(logprob)
         if entropy is not None:
             entropies.append(entropy)
@@ -39,9 +42,14 @@ def token_logprobs(
 
 
 def _chunk(
-    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, temperature: float, with_entropy: bool
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    temperature: float,
+    with_entropy: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    logits = torch.nn.functional.linear(hidden, head)
+    logits = torch.nn.functional.linear(hidden, head, bias)
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     if temperature != 1.0:

@@ -30,8 +30,8 @@ class Objective(Protocol):
 
     def __call__(
         self, batch: MicroBatch, logprobs_N: torch.Tensor, entropy_N: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss, and metrics as sums over tokens that the learner divides by the mini-batch's token count."""
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Parts of the loss by name, to be summed; and metrics as sums over tokens, to be divided by their number."""
         ...
 
 
@@ -44,8 +44,8 @@ class CrossEntropy:
 
     def __call__(
         self, batch: MicroBatch, logprobs_N: torch.Tensor, entropy_N: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return -(batch.weights_N * logprobs_N).sum(), {"train/nll": -logprobs_N.detach().sum()}
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        return {"train/loss": -(batch.weights_N * logprobs_N).sum()}, {"train/nll": -logprobs_N.detach().sum()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,15 @@ class Policy:
 
     def __call__(
         self, batch: MicroBatch, logprobs_N: torch.Tensor, entropy_N: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         losses, metrics = get_policy_loss(self.loss_mode)(
             logprobs_N, batch.old_logprobs_N, batch.advantages_N, self.config
         )
-        loss = (batch.weights_N * losses).sum()
+        parts = {"actor/pg_loss": (batch.weights_N * losses).sum()}
         sums = {name: value.sum() for name, value in metrics.items()}
+        sums["actor/abs_log_ratio"] = (logprobs_N.detach() - batch.old_logprobs_N).abs().sum()
         if entropy_N is not None:
             sums["actor/entropy"] = entropy_N.detach().sum()
             if self.entropy_coeff:
-                loss = loss - self.entropy_coeff * (batch.weights_N * entropy_N).sum()
-        return loss, sums
+                parts["actor/entropy_loss"] = -self.entropy_coeff * (batch.weights_N * entropy_N).sum()
+        return parts, sums

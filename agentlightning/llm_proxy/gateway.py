@@ -81,7 +81,7 @@ class Gateway:
     def _prepare(self, raw: bytes, attempt: AttemptState, number: int) -> dict[str, Any]:
         body = parse_body(raw)
         force_sampling(body, self.sampling_parameters.get(attempt.mode or "", {}))
-        if attempt.seed is not None and body.get("seed") is None:
+        if attempt.seed is not None:  # over the agent's own, which would make all samples of a task the same
             body["seed"] = call_seed(attempt.seed, number)
         return body
 

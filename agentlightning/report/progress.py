@@ -98,8 +98,14 @@ def describe_step(row: Mapping[str, Any]) -> str:
     for label, key in (("reward", TRAIN_REWARD), ("val", VAL_REWARD)):
         if row.get(key) is not None:
             parts.append(f"{label} {row[key]:.3f}")
-    if failed := row.get("training/n_rollouts_failed"):
+    if failed := row.get("training/n_rollouts_failed", 0) + row.get("val/n_rollouts_failed", 0):
         parts.append(f"{failed:.0f} rollouts failed")
+    if (rollouts := row.get("training/n_rollouts")) and (
+        silent := rollouts - row.get("training/n_rollouts_w_reward", 0)
+    ):
+        parts.append(f"{silent:.0f} without reward")
+    if row.get("training/zero_variance_groups") == 1:
+        parts.append("no group's rewards differ")
     seconds, tokens = row.get("timing_s/step"), row.get("perf/total_num_tokens")
     if seconds and tokens:
         parts.append(f"{tokens / seconds:,.0f} tokens/s")

@@ -11,6 +11,8 @@ from typing import Final
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from agentlightning.types import StoreInUseError
+
 from .schema import SCHEMA_VERSION, metadata
 from .sql_ledger import SqlLedger
 
@@ -119,9 +121,8 @@ def _lock(path: Path) -> sqlite3.Connection:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:  # the low byte is the kind of error
             error.add_note(f"in lock file `{lock_path}`; the store needs to write there")
             raise
-        raise RuntimeError(
-            f"store file `{path}` is in use by {holder}; end that process or close its store first, "
-            "or share one store by a server"
+        raise StoreInUseError(
+            f"store file `{path}` is in use by {holder}; end that process or close its store first"
         ) from error
     return lock
 

@@ -45,10 +45,21 @@ def write_config(path: Path, description: Mapping[str, Any]) -> None:
     (path / CONFIG).write_bytes(orjson.dumps(description, option=orjson.OPT_INDENT_2, default=str))
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """What `write_config` recorded; empty where a run was killed before it could."""
+    file = path / CONFIG
+    return orjson.loads(file.read_bytes()) if file.exists() else {}
+
+
 def discard_empty_run(path: Path) -> None:
-    """Remove the directory of a run that failed before its first step was recorded: its name is free again."""
-    if not (path / "metrics.jsonl").exists():
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove the directory of a run that failed before anything was recorded, so that its name is free again.
+
+    A directory that holds anything beside our own empty files is left alone.
+    """
+    ours = [file for file in path.iterdir() if file.name == CONFIG or file.name.startswith("store.sqlite")]
+    empty = [file for file in path.iterdir() if file.is_file() and file.stat().st_size == 0]
+    if {*path.iterdir()} == {*ours, *empty}:
+        shutil.rmtree(path)
 
 
 def default_run_dir() -> Path:

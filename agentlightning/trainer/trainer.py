@@ -16,9 +16,9 @@ from agentlightning.algorithm.base import Algorithm
 from agentlightning.execution.base import ExecutionEvent, ExecutionStrategy
 from agentlightning.litagent import LitAgent
 from agentlightning.store.base import LightningStore
-from agentlightning.types import AgentLightningError, ConfigError, Dataset, DatasetError, NamedResources, TrainingError
+from agentlightning.types import AgentLightningError, ConfigError, Dataset, DatasetError, NamedResources
 
-from .run_dir import default_run_dir, discard_empty_run, open_run, write_config
+from .run_dir import default_run_dir, discard_empty_run, open_run, read_config, write_config
 
 if TYPE_CHECKING:
     from agentlightning.adapter.base import TraceAdapter
@@ -68,8 +68,9 @@ class Trainer:
         hooks: Hook | Sequence[Hook] | None = None,
         run_dir: str | Path | None = None,
     ) -> None:
-        for name, value in (("n_runners", n_runners), ("max_concurrency", max_concurrency)):
-            if value < 1:
+        counts = {"n_runners": n_runners, "max_concurrency": max_concurrency, "max_iterations": max_iterations}
+        for name, value in counts.items():
+            if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {value}")
         self.agent = agent
         self.algorithm = algorithm
@@ -123,16 +124,21 @@ class Trainer:
         run_dir = self.run_dir or default_run_dir()
         new = open_run(run_dir, resume=resume)
         algorithm.run_dir, algorithm.resume = run_dir, resume
-        write_config(run_dir, algorithm.describe())
-        store = self.store or _sqlite(run_dir)
-        if resume:  # before any runner starts: nobody waits for what the interrupted execution had under way
-            _in_new_loop(_cancel_under_way(store))
+        store = self.store or _sqlite(run_dir)  # first of all, because it keeps a second trainer out
         try:
+            if resume:  # before any runner starts: nobody waits for what the interrupted execution had under way
+                algorithm.check_resume(read_config(run_dir))
+                _in_new_loop(_cancel_under_way(store))
+            write_config(run_dir, algorithm.describe())
             self._run(lit_agent, algorithm, datasets, store)
-        except (AgentLightningError, TypeError) as error:
-            if new and not isinstance(error, TrainingError):
+        except (AgentLightningError, TypeError):
+            if new and _in_new_loop(store.statistics())["total_rollouts"] == 0:
+                _in_new_loop(store.close())
                 discard_empty_run(run_dir)
             raise
+        finally:
+            if self.store is None:
+                _in_new_loop(store.close())
 
     def dev(
         self,
@@ -178,6 +184,10 @@ class Trainer:
                 "algorithm's configuration, give the agent a `train_dataset`, or queue rollouts in the store"
             )
         for name, dataset in (("train_dataset", train), ("val_dataset", val)):
+            if dataset is not None and not hasattr(dataset, "__len__"):
+                raise DatasetError(
+                    f"`{name}` is a {type(dataset).__name__}; give a list, or what has a length and rows"
+                )
             if dataset is not None and len(dataset) == 0:
                 raise DatasetError(f"`{name}` is empty; it needs at least one task")
         return train, val
@@ -209,11 +219,7 @@ class Trainer:
                 await result
 
         strategy = self.strategy or SharedMemoryExecutionStrategy(n_runners=self.n_runners)
-        try:
-            _outside_any_loop(lambda: strategy.execute(learn, self._runner_bundle(agent), store))
-        finally:
-            if self.store is None:
-                _in_new_loop(store.close())
+        _outside_any_loop(lambda: strategy.execute(learn, self._runner_bundle(agent), store))
 
     def _runner_bundle(self, agent: LitAgent[Any]) -> Callable[[LightningStore, int, ExecutionEvent], Any]:
         from agentlightning.runner.agent_runner import LitAgentRunner

@@ -24,6 +24,7 @@ from .errors import (
     ModelError,
     RequestError,
     RunExistsError,
+    StoreInUseError,
     TrainingError,
 )
 from .resources import LLM, NamedResources, PromptTemplate, ProxyLLM, Resource, ResourcesUpdate
@@ -62,6 +63,7 @@ __all__ = [
     "RunExistsError",
     "Span",
     "SpanCoreFields",
+    "StoreInUseError",
     "TaskInput",
     "TokenCall",
     "TraceStatus",

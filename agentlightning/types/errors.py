@@ -4,6 +4,7 @@
     ├── ConfigError        a wrong key, value or combination of options (before any rollout)
     ├── DatasetError       a dataset that can't be read or holds no tasks
     ├── ModelError         a model, tokenizer or checkpoint that can't be used
+    ├── StoreInUseError    a store file that another process has open
     ├── RunExistsError     a run directory that would be mixed with another run
     ├── RequestError       a request to an endpoint that can't be served (carries the HTTP status)
     └── TrainingError      training can't go on (nothing learnable, weights diverged)
@@ -34,6 +35,10 @@ class ModelError(AgentLightningError, ValueError):
 
 class RunExistsError(AgentLightningError, FileExistsError):
     """The run directory already holds a run and `resume` was not asked for."""
+
+
+class StoreInUseError(AgentLightningError, RuntimeError):
+    """Another process has this store open; two would not see each other's queue."""
 
 
 class TrainingError(AgentLightningError, RuntimeError):

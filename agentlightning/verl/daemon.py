@@ -13,6 +13,7 @@ from typing import Any
 from agentlightning.store.base import LightningStore
 from agentlightning.types import (
     AttemptedRollout,
+    DatasetError,
     EnqueueRolloutRequest,
     Episode,
     Rollout,
@@ -110,9 +111,12 @@ class AgentModeDaemon:
         keys: list[SampleKey] = [(mode, step, index, sample) for index, _ in tasks for sample in range(n)]
         inputs = dict(tasks)
         missing = [key for key in keys if key not in self._finished]
-        queued = await self._store.enqueue_many_rollouts(
-            [self._request(key, inputs[key[2]], mode, resources_id) for key in missing]
-        )
+        try:
+            queued = await self._store.enqueue_many_rollouts(
+                [self._request(key, inputs[key[2]], mode, resources_id) for key in missing]
+            )
+        except TypeError as error:
+            raise DatasetError(f"a task can't be stored: {error}; tasks are JSON values") from error
         ids = {key: rollout.rollout_id for key, rollout in zip(missing, queued, strict=True)}
         ids.update({key: self._finished[key] for key in keys if key in self._finished})
         rollouts = await self._wait([ids[key] for key in keys], on_progress)

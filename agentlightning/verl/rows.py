@@ -7,7 +7,7 @@ same however many rows it became.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 
 from agentlightning.learner.advantages import compute_advantages
 from agentlightning.learner.batch import Row
-from agentlightning.learner.losses import token_weights
+from agentlightning.learner.losses import token_weights, vanishes_without_advantage
 from agentlightning.types import Episode, TrainingError
 from agentlightning.types.tokens import Bool, Float32
 
@@ -66,10 +66,12 @@ def score(groups: Sequence[Sequence[Sample]], config: VerlConfig, credit: Credit
         list(credit(dataclasses.replace(e, reward=reward)))
         for e, reward in zip((s.episode for s in samples), rewards, strict=True)
     ]
-    scores = np.array(
-        [np.mean([v for v in turns if v is not None]) if any(v is not None for v in turns) else 0.0 for turns in earned]
-    )
-    labels = [sample.task for sample in samples]
+    # A rollout whose turns all earned `None` is not trained; a label of its own keeps it out of its group's statistics.
+    scores = np.array([_mean([v for v in turns if v is not None]) for turns in earned])
+    labels = [
+        (s.task, None if any(v is not None for v in turns) else number)
+        for number, (s, turns) in enumerate(zip(samples, earned, strict=True))
+    ]
     advantages, _ = compute_advantages(
         config.algorithm.adv_estimator,
         token_level_rewards=torch.from_numpy(scores)[:, None],
@@ -94,7 +96,14 @@ def score(groups: Sequence[Sequence[Sample]], config: VerlConfig, credit: Credit
     return list(by_task.values())
 
 
-def _spread(scores: np.ndarray, labels: list[int]) -> np.ndarray:
+def _mean(values: list[float]) -> float:
+    """The mean; of equal values exactly that value, which a sum and a division can miss by an ulp."""
+    if not values:
+        return 0.0
+    return values[0] if all(value == values[0] for value in values) else float(np.mean(values))
+
+
+def _spread(scores: np.ndarray, labels: Sequence[Hashable]) -> np.ndarray:
     """(B,) the group's sample standard deviation, 1 where it is 0 or the group is of one."""
     result = np.ones(len(labels))
     for label in set(labels):
@@ -108,7 +117,7 @@ def mini_batches(groups: Sequence[Sequence[Scored]], config: VerlConfig, step: i
     """Rows of each mini-batch of `ppo_mini_batch_size` groups, ready for `Learner.update`.
 
     Weights are computed over all rollouts of the mini-batch. Rows whose advantages are all zero are then left out
-    where they could not move the weights anyway (no entropy bonus): they cost time and give nothing.
+    where they have no gradient (no entropy bonus, a loss proportional to the advantage): they only cost time.
     """
     actor = config.actor_rollout_ref.actor
     size = min(actor.ppo_mini_batch_size, max(len(groups), 1))
@@ -117,7 +126,7 @@ def mini_batches(groups: Sequence[Sequence[Scored]], config: VerlConfig, step: i
             len(groups)
         )
         groups = [groups[i] for i in order]
-    keep_silent = actor.entropy_coeff != 0.0
+    keep_silent = actor.entropy_coeff != 0.0 or not vanishes_without_advantage(actor.policy_loss.loss_mode)
     batches: list[list[Row]] = []
     for start in range(0, len(groups), size):
         rollouts = [item for group in groups[start : start + size] for item in group]

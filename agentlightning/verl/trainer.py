@@ -9,6 +9,7 @@ from its last checkpoint and, on a CPU in fp32, writes the metrics that an unint
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping
@@ -32,6 +33,8 @@ from .daemon import AgentModeDaemon, EpisodeAdapter, Sample, finished_rollouts
 from .metrics import train_metrics, val_metrics
 from .rows import Credit, mini_batches, score, whole_groups
 from .tasks import TaskOrder
+
+logger = logging.getLogger(__name__)
 
 MAX_FAILED_STEPS = 2
 """Steps in a row in which no group could be trained because of failures, after which the run stops."""
@@ -119,8 +122,11 @@ class AgentLightningTrainer:
             Progress(total, enabled="console" in trainer.logger) as self.progress,
         ):
             self.history = self.logger.resume(done)
-            if done == 0 and (trainer.val_before_train or trainer.val_only) and val_dataset is not None:
-                self._log(0, await self._validate(0, val_dataset))
+            if (trainer.val_only or (done == 0 and trainer.val_before_train)) and val_dataset is not None:
+                first: dict[str, float] = {}
+                with self._timed(first, "testing"):
+                    first |= await self._validate(done, val_dataset)
+                self._log(done, first)
             for step in range(done + 1, total + 1):
                 metrics = await self._train_step(step, order, tasks, val_dataset, last=step == total)
                 # Metrics first: a kill in between repeats the step, the other way round its line would be lost.
@@ -140,7 +146,7 @@ class AgentLightningTrainer:
             whole, dropped = whole_groups(samples)
             groups = score(whole, self.config, self.credit)
             batches = mini_batches(groups, self.config, step)
-        self._give_up_if_everything_fails(samples, usable=len(whole))
+        self._give_up_if_everything_fails(samples, usable=len(whole), last=last)
         with self._timed(metrics, "update_actor"):
             metrics |= self._update(batches)
         await self.store.update_resources(self.resources_id, self.deployment.resources)
@@ -182,13 +188,14 @@ class AgentLightningTrainer:
                 for number, rows in enumerate(batches):
                     self.progress.phase_now("update", number, len(batches))
                     updates.append(self.learner.update(rows, objective))
+            rate = self.learner.lr
             self.learner.advance()
         if not updates:
-            return {"actor/lr": self.learner.lr}
+            return {"actor/lr": rate}
         names = updates[0].keys()
         metrics = {name: sum(update[name] for update in updates) / len(updates) for name in names}
         # The first mini-batch is scored by the very weights that sampled it: its log-ratios are the engine's error.
-        metrics["training/rollout_logprob_gap"] = abs(updates[0].get("actor/ppo_kl", 0.0))
+        metrics["training/rollout_logprob_gap"] = updates[0]["actor/abs_log_ratio"]
         return metrics
 
     async def _validate(self, step: int, dataset: Dataset[Any]) -> dict[str, float]:
@@ -242,7 +249,7 @@ class AgentLightningTrainer:
     async def _make_daemon(self, done: int) -> AgentModeDaemon:
         settings = self.config.agentlightning
         finished = {}
-        if self.resume:
+        if self.resume and self.config.trainer.resume_mode == "auto":
             # Rollouts of the next step came from exactly the checkpoint's weights. Later ones came from weights that
             # only a deterministic run makes again.
             until = None if self.config.is_deterministic() else done + 1
@@ -277,16 +284,16 @@ class AgentLightningTrainer:
             gradient_checkpointing=self.config.actor_rollout_ref.model.enable_gradient_checkpointing,
         )
 
-    def _give_up_if_everything_fails(self, samples: list[Sample], *, usable: int) -> None:
-        failed = [sample.error for sample in samples if sample.error is not None]
-        self._failed_steps = self._failed_steps + 1 if not usable or len(failed) == len(samples) else 0
-        if self._failed_steps < MAX_FAILED_STEPS:
+    def _give_up_if_everything_fails(self, samples: list[Sample], *, usable: int, last: bool) -> None:
+        rewarded = any(sample.episode.reward is not None for sample in samples)
+        if usable and rewarded:
+            self._failed_steps = 0
             return
-        reason, count = Counter(failed or ["no LLM call was recorded"]).most_common(1)[0]
-        raise TrainingError(
-            f"nothing could be learned in {self._failed_steps} steps: {len(failed)} of {len(samples)} rollouts failed "
-            f"in the last one, {count} of them with: {reason}"
-        )
+        self._failed_steps += 1
+        reason = _why_nothing_is_learned(samples)
+        if self._failed_steps >= MAX_FAILED_STEPS or last:
+            raise TrainingError(f"nothing could be learned in {self._failed_steps} steps in a row: {reason}")
+        logger.warning("nothing could be learned in this step: %s", reason)
 
     def _log(self, step: int, metrics: Mapping[str, float]) -> None:
         row = {"step": step, **metrics}
@@ -299,6 +306,18 @@ class AgentLightningTrainer:
         started = time.perf_counter()
         yield
         metrics[f"timing_s/{name}"] = time.perf_counter() - started
+
+
+def _why_nothing_is_learned(samples: list[Sample]) -> str:
+    errors = Counter(sample.error for sample in samples if sample.error is not None)
+    if errors:
+        reason, count = errors.most_common(1)[0]
+        return f"{errors.total()} of {len(samples)} rollouts failed, {count} of them with: {reason}"
+    if all(not sample.episode.turns and not sample.episode.missing_token_ids for sample in samples):
+        return "no rollout called the LLM; the agent must call the endpoint of the `llm` it is given"
+    if all(sample.episode.reward is None for sample in samples):
+        return "no rollout has a reward; return a number from the agent, or call `agl.emit_reward`"
+    return "calls came back without token ids; serve the model with the native engine"
 
 
 def _due(step: int, every: int) -> bool:

@@ -40,7 +40,7 @@ WARM_START = {
     "batch_size": 16,
     "lr": 1.5e-3,
     "weight_decay": 0.1,
-    "warmup_ratio": 0.1,
+    "warmup_ratio": 0.05,
     "token_budget": 2048,
     "save_every": 100,
 }
@@ -90,7 +90,7 @@ class Job:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Add the wall time of a phase, over resumes."""
+        """Add the wall time of a phase. What an execution that was killed spent in it is not known."""
         started = time.perf_counter()
         try:
             yield
@@ -109,6 +109,10 @@ class Job:
 def main() -> None:
     args = parse_args()
     directory = Path(args.runs_dir) / args.run
+    if args.model and not args.resume:  # a mistyped path must not use up the run's name
+        from agentlightning.inference.loading import load_model
+
+        load_model(args.model)
     open_run(directory, resume=args.resume)
     with PeakRss() as rss:
         job = Job(directory, rss)
@@ -231,6 +235,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="verl configuration keys")
     args = parser.parse_args()
     args.run = args.run or f"calc-seed{args.seed}"
+    if Path(args.run).name != args.run:
+        parser.error(f"--run {args.run!r} is not a plain name; --runs-dir says where runs live")
     bad = [override for override in args.overrides if "=" not in override]
     if bad:
         parser.error(f"{bad[0]!r} is not `key=value`")

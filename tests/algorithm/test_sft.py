@@ -1,6 +1,6 @@
 """Fine-tuning: what is trained of a conversation, and that a killed run goes on as if nothing had happened."""
 
-import json
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import agentlightning as agl
 from agentlightning.algorithm.sft import FinetuneConfig, finetune
 from agentlightning.algorithm.sft.conversations import encode
+from agentlightning.learner.learner import Learner
 from agentlightning.types import ConfigError, DatasetError
 
 ROOT = Path(__file__).parents[2]
@@ -151,19 +152,26 @@ finetune({str(model)!r}, WORDS, Path({str(tmp_path / "killed")!r}), SETTINGS)
         assert torch.equal(a, b)
 
 
-def test_a_run_begun_with_other_settings_is_refused(model, tmp_path):
-    partial = tmp_path / "out.partial"
-    finetune(model, WORDS, tmp_path / "first", SETTINGS)
-    import dataclasses
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"config": dataclasses.replace(SETTINGS, lr=9.0)}, "other config"),
+        ({"conversations": WORDS[::-1]}, "other rows"),
+    ],
+)
+def test_a_run_begun_with_something_else_is_refused(model, tmp_path, monkeypatch, changed, match):
+    update, calls = Learner.update, []
 
-    from agentlightning.inference.loading import load_model
-    from agentlightning.learner.checkpoint import save_checkpoint
-    from agentlightning.learner.learner import Learner, OptimizerConfig
-    from agentlightning.learner.schedule import Schedule
+    def interrupted(self, rows, objective):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return update(self, rows, objective)
 
-    loaded = load_model(model)
-    learner = Learner(loaded.model, optimizer=OptimizerConfig(), schedule=Schedule(1))
-    other = {"config": dataclasses.asdict(dataclasses.replace(SETTINGS, lr=9.0)), "losses": []}
-    save_checkpoint(partial, 3, learner, loaded.tokenizer, json.loads(json.dumps(other)))
-    with pytest.raises(ConfigError, match="other settings"):
+    monkeypatch.setattr(Learner, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         finetune(model, WORDS, tmp_path / "out", SETTINGS)
+    again = {"model": model, "conversations": WORDS, "output": tmp_path / "out", "config": SETTINGS}
+    with pytest.raises(ConfigError, match=match):
+        finetune(**{**again, **changed})
+    assert finetune(**again)["train/steps"] == len(WORDS) * 2 / 4

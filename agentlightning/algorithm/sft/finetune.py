@@ -7,6 +7,7 @@ reinforcement learning uses.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class FinetuneConfig:
     batch_size: int = 32
     """Conversations an optimizer step."""
     lr: float = 1e-4
-    """Peak learning rate; warms up over `warmup_ratio` of the steps, then falls as a cosine to a tenth."""
+    """Peak learning rate; warms up over `warmup_ratio` of the steps, then falls as a cosine to 0."""
     warmup_ratio: float = 0.05
     weight_decay: float = 0.01
     grad_clip: float = 1.0
@@ -84,12 +85,13 @@ def finetune(
     learner = Learner(
         loaded.model,
         optimizer=OptimizerConfig(lr=config.lr, weight_decay=config.weight_decay, grad_clip=config.grad_clip),
-        schedule=Schedule(total, int(config.warmup_ratio * total), "cosine", min_lr_ratio=0.1),
+        schedule=Schedule(total, int(config.warmup_ratio * total), "cosine"),
         token_budget=config.token_budget,
         threads=config.threads,
     )
     work = output.with_name(f"{output.name}.partial")
-    losses = _restore(work, learner, config)
+    begun_with = {"model": str(model), "rows": _digest(rows), "config": dataclasses.asdict(config)}
+    losses = _restore(work, learner, begun_with)
     for step in track(range(len(losses), total), "fine-tuning", total=total):
         epoch, position = divmod(step, per_epoch)
         order = np.random.default_rng([config.seed, epoch]).permutation(len(rows))
@@ -97,9 +99,11 @@ def finetune(
         losses.append(learner.update(_weigh(chosen), CrossEntropy())["actor/loss"])
         learner.advance()
         if (step + 1) % config.save_every == 0 and step + 1 < total:
-            _save(work, step + 1, learner, loaded.tokenizer, config, losses)
+            state = {"begun_with": begun_with, "losses": losses}
+            save_checkpoint(work, step + 1, learner, loaded.tokenizer, state, keep=1)
     save_model(loaded.model, loaded.tokenizer, output)
-    shutil.rmtree(work, ignore_errors=True)
+    if work.exists():  # renamed first: a kill in between must not leave half of it to resume from
+        shutil.rmtree(work.rename(work.with_name(f"{work.name}.done")))
     return {
         "train/loss": float(np.mean(losses[-per_epoch:])),
         "train/tokens": float(sum(len(row) for row in rows) * config.epochs),
@@ -114,21 +118,27 @@ def _weigh(rows: Sequence[Row]) -> list[Row]:
     return [dataclasses.replace(row, weights=row.weights * w) for row, w in zip(rows, weights, strict=True)]
 
 
-def _save(work: Path, step: int, learner: Learner, tokenizer: Any, config: FinetuneConfig, losses: list[float]) -> None:
-    state = {"config": dataclasses.asdict(config), "losses": losses}
-    save_checkpoint(work, step, learner, tokenizer, state, keep=1)
+def _digest(rows: Sequence[Row]) -> str:
+    """A fingerprint of the training data."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        digest.update(row.token_ids.tobytes() + row.mask.tobytes())
+    return digest.hexdigest()
 
 
-def _restore(work: Path, learner: Learner, config: FinetuneConfig) -> list[float]:
+def _restore(work: Path, learner: Learner, begun_with: dict[str, Any]) -> list[float]:
     """Losses of the steps done so far; empty without a checkpoint.
 
     Raises:
-        ConfigError: the checkpoint was made with other settings.
+        ConfigError: the checkpoint was made from another model, other data or with other settings.
     """
     path = latest_checkpoint(work)
     if path is None:
         return []
     state = load_checkpoint(path, learner)
-    if orjson.dumps(state["config"]) != orjson.dumps(dataclasses.asdict(config)):
-        raise ConfigError(f"`{work}` was begun with other settings; remove it to start again")
+    changed = [
+        name for name, value in begun_with.items() if orjson.dumps(state["begun_with"][name]) != orjson.dumps(value)
+    ]
+    if changed:
+        raise ConfigError(f"`{work}` was begun with other {' and '.join(changed)}; remove it to start again")
     return list(state["losses"])

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from agentlightning.adapter import episode_from_spans
+from agentlightning.adapter import TraceToEpisodes, episode_from_spans
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.data import load_dataset
 from agentlightning.credit import get_credit
@@ -18,10 +18,25 @@ from agentlightning.types import ConfigError, Dataset, NamedResources
 from agentlightning.verl.config import load_config
 
 if TYPE_CHECKING:
-    from agentlightning.verl.daemon import AgentModeDaemon
+    from agentlightning.verl.daemon import AgentModeDaemon, EpisodeAdapter
     from agentlightning.verl.trainer import AgentLightningTrainer
 
 RESOURCE = "main_llm"
+_MAY_CHANGE = (
+    "trainer.total_",
+    "trainer.save_freq",
+    "trainer.test_freq",
+    "trainer.val_",
+    "trainer.max_actor_ckpt_to_keep",
+    "trainer.logger",
+    "trainer.project_name",
+    "trainer.experiment_name",
+    "trainer.resume_",
+    "data.val_",
+    "agentlightning.strict",
+    "agentlightning.rollout_timeout_seconds",
+)
+"""Settings that a resumed run may change: how long it goes on, what it measures, writes and waits for."""
 
 
 class VERL(Algorithm):
@@ -68,6 +83,17 @@ class VERL(Algorithm):
             raise ConfigError("`actor_rollout_ref.model.path` is not set; give a local directory or a hub name")
         self.resolved.print_notes()
 
+    def check_resume(self, recorded: Mapping[str, Any]) -> None:
+        """Refuse to go on with other settings, but for those that don't change what the steps done so far were."""
+        before, now = (_flat(values.get("config", {})) for values in (recorded, self.describe()))
+        changed = [key for key in before if before[key] != now.get(key) and not key.startswith(_MAY_CHANGE)]
+        if changed:
+            key = changed[0]
+            raise ConfigError(
+                f"the run was begun with `{key}` = {before[key]!r}, and now it is {now.get(key)!r}; "
+                "resume with the same settings, or start a new run"
+            )
+
     def default_datasets(self) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:
         """The rows of `data.train_files` and `data.val_files`."""
         data = self.config.data
@@ -103,6 +129,7 @@ class VERL(Algorithm):
             loaded.model,
             loaded.tokenizer,
             max_slots=rollout.max_num_seqs,
+            max_prompt=data.max_prompt_length,
             max_context=rollout.max_model_len or data.max_prompt_length + data.max_response_length,
             max_prefill_tokens=rollout.max_num_batched_tokens,
         )
@@ -120,7 +147,7 @@ class VERL(Algorithm):
                 self.config,
                 store=store,
                 deployment=Deployment(engine, loaded.model, loaded.tokenizer, resources),
-                adapter=episode_from_spans,
+                adapter=self._adapter_of_episodes(),
                 credit=self.credit,
                 run_dir=self.run_dir,
                 resume=self.resume,
@@ -137,6 +164,17 @@ class VERL(Algorithm):
             await proxy.stop()
             engine.stop()
         self._report(rss.peak)
+
+    def _adapter_of_episodes(self) -> EpisodeAdapter:
+        """The trainer's adapter if it was given one, which then must make episodes."""
+        given = self._trainer.adapter if self._trainer is not None else None
+        if given is None:
+            return episode_from_spans
+        if not isinstance(given, TraceToEpisodes):
+            raise ConfigError(
+                f"`Trainer(adapter=...)` is a {type(given).__name__}; `VERL` needs episodes: subclass `TraceToEpisodes`"
+            )
+        return given.episode
 
     def _report(self, peak_rss_mib: float) -> None:
         """What the run came to: table, picture, `summary.json`."""
@@ -182,3 +220,14 @@ class VERL(Algorithm):
                 "max_tokens": longest,
             },
         }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    result: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            result |= _flat(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
+        else:
+            result[prefix + name] = value
+    return result

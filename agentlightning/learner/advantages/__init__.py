@@ -18,6 +18,8 @@ _ESTIMATORS: dict[str, Estimator] = {"grpo": grpo}
 def register_adv_est(name: str) -> Callable[[Estimator], Estimator]:
     """Decorator that adds an estimator under `name`.
 
+    The training loop calls it with one column for each rollout: (B, 1) scores and a mask of ones.
+
     Raises:
         ValueError: another function holds the name already.
     """

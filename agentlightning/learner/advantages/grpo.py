@@ -11,8 +11,8 @@ import torch
 def group_relative(scores: torch.Tensor, index: Sequence[Any], *, norm_by_std: bool, epsilon: float) -> torch.Tensor:
     """(B,) scores -> (B,) `(s - mean) / (std + epsilon)` within each group; std is the sample one.
 
-    A group of equal scores carries no signal and gets exactly 0: the mean of equal float32 values can be one ulp
-    off, and divided by `epsilon` that would become noise. A group of one keeps its score over `1 + epsilon`
+    A group of equal scores (to a few ulp) carries no signal and gets exactly 0: the mean of equal float32 values can be
+    one ulp off, and divided by `epsilon` that would become noise. A group of one keeps its score over `1 + epsilon`
     (mean 0, std 1), as verl does.
     """
     members: dict[Any, list[int]] = {}
@@ -23,7 +23,7 @@ def group_relative(scores: torch.Tensor, index: Sequence[Any], *, norm_by_std: b
         group = scores[rows]
         if len(rows) == 1:
             result[rows] = group / (1.0 + epsilon) if norm_by_std else group
-        elif bool((group == group[0]).all()):
+        elif bool(group.max() - group.min() <= 8 * torch.finfo(scores.dtype).eps * group.abs().max()):
             continue
         else:
             centred = group - group.mean()

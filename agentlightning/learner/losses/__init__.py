@@ -16,6 +16,7 @@ TokenLoss = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
 """(log_prob, old_log_prob, advantages, config) -> (loss, metrics), every tensor one number per token."""
 
 _LOSSES: dict[str, TokenLoss] = {"vanilla": vanilla}
+_PROPORTIONAL = frozenset({"vanilla"})
 
 __all__ = [
     "TokenLoss",
@@ -25,7 +26,13 @@ __all__ = [
     "policy_losses",
     "register_policy_loss",
     "token_weights",
+    "vanishes_without_advantage",
 ]
+
+
+def vanishes_without_advantage(mode: str) -> bool:
+    """Whether tokens with advantage 0 have no gradient under this loss, so that they need not be computed."""
+    return mode in _PROPORTIONAL
 
 
 def register_policy_loss(name: str) -> Callable[[TokenLoss], TokenLoss]:

@@ -23,6 +23,6 @@ class Ours(Section):
     rollout_timeout_seconds: Positive | None = 600.0
     """A rollout that runs longer has failed; null waits for ever."""
     threads: PositiveInt | None = None
-    """CPU threads of the training step; null leaves torch's number."""
+    """CPU threads of the training step; null is as many as there are physical cores."""
     strict: bool = False
     """Refuse keys whose real thing is not here, instead of listing them at start."""

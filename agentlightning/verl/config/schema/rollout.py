@@ -53,7 +53,8 @@ class Rollout(Section):
     max_num_batched_tokens: PositiveInt = 8192
     """Prompt tokens that the engine reads in one forward pass."""
     max_model_len: PositiveInt | None = None
-    """Longest prompt and response together, in tokens; null is the model's own limit."""
+    """Longest prompt and response together, in tokens; null is the sum of `data.max_prompt_length` and
+    `data.max_response_length`. Never more than the model's own limit."""
     seed: int = 42
     """Seed of the sampling; follows `agentlightning.seed` where it is not set."""
     val_kwargs: ValKwargs = Field(default_factory=ValKwargs)
