@@ -67,7 +67,8 @@ class AgentModeDaemon:
         adapter: Spans of a rollout -> its episode.
         seed: The run's seed; every rollout gets a seed of its own from it.
         rollout_config: Timeout and retries of each rollout.
-        finished: Rollouts of an earlier, interrupted execution of this run, by key; they are not run again.
+        finished: Rollouts of an earlier, interrupted execution of this run, by key; they are not run again where
+            task and seed are the same.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class AgentModeDaemon:
         *,
         seed: int,
         rollout_config: RolloutConfig,
-        finished: Mapping[SampleKey, str] | None = None,
+        finished: Mapping[SampleKey, Rollout] | None = None,
     ) -> None:
         self._store = store
         self._adapter = adapter
@@ -110,17 +111,26 @@ class AgentModeDaemon:
         """
         keys: list[SampleKey] = [(mode, step, index, sample) for index, _ in tasks for sample in range(n)]
         inputs = dict(tasks)
-        missing = [key for key in keys if key not in self._finished]
+        ids = {key: known.rollout_id for key in keys if (known := self._known(key, inputs[key[2]])) is not None}
+        missing = [key for key in keys if key not in ids]
         try:
             queued = await self._store.enqueue_many_rollouts(
                 [self._request(key, inputs[key[2]], mode, resources_id) for key in missing]
             )
         except TypeError as error:
             raise DatasetError(f"a task can't be stored: {error}; tasks are JSON values") from error
-        ids = {key: rollout.rollout_id for key, rollout in zip(missing, queued, strict=True)}
-        ids.update({key: self._finished[key] for key in keys if key in self._finished})
+        ids |= {key: rollout.rollout_id for key, rollout in zip(missing, queued, strict=True)}
         rollouts = await self._wait([ids[key] for key in keys], on_progress)
         return await self._samples([(key, rollouts[ids[key]]) for key in keys])
+
+    def _known(self, key: SampleKey, task: Any) -> Rollout | None:
+        """The rollout of an interrupted execution that this one would repeat."""
+        rollout = self._finished.get(key)
+        same = rollout is not None and rollout.input == task and (rollout.metadata or {})["seed"] == self._seed_of(key)
+        return rollout if same else None
+
+    def _seed_of(self, key: SampleKey) -> int:
+        return stable_seed(self._seed, *key)
 
     def _request(self, key: SampleKey, task: Any, mode: RolloutMode, resources_id: str) -> EnqueueRolloutRequest:
         _, step, index, sample = key
@@ -129,7 +139,7 @@ class AgentModeDaemon:
             mode=mode,
             resources_id=resources_id,
             config=self._config,
-            metadata={"step": step, "task": index, "sample": sample, "seed": stable_seed(self._seed, *key)},
+            metadata={"step": step, "task": index, "sample": sample, "seed": self._seed_of(key)},
         )
 
     async def _wait(self, rollout_ids: list[str], on_progress: Callable[[int, int], None] | None) -> dict[str, Rollout]:
@@ -171,7 +181,9 @@ def _error(rollout: Rollout) -> str | None:
     return f"{error['type']}: {error['message']}" if error else rollout.attempt.status
 
 
-async def finished_rollouts(store: LightningStore, *, after_step: int, until_step: int | None) -> dict[SampleKey, str]:
+async def finished_rollouts(
+    store: LightningStore, *, after_step: int, until_step: int | None
+) -> dict[SampleKey, Rollout]:
     """What an interrupted execution of the run left in the store and need not be run again.
 
     Failed rollouts are: the interruption itself may have failed them, and an agent's own failure repeats itself.
@@ -181,13 +193,13 @@ async def finished_rollouts(store: LightningStore, *, after_step: int, until_ste
         until_step: Last step whose rollouts may be used; `None`: all.
 
     Returns:
-        Ids of succeeded rollouts by key.
+        Succeeded rollouts by key.
     """
-    usable: dict[SampleKey, str] = {}
+    usable: dict[SampleKey, Rollout] = {}
     for rollout in await store.query_rollouts(status_in=["succeeded"]):
         at = rollout.metadata or {}
-        if rollout.mode is None or not {"step", "task", "sample"} <= at.keys():
+        if rollout.mode is None or not {"step", "task", "sample", "seed"} <= at.keys():
             continue
         if at["step"] > after_step and (until_step is None or at["step"] <= until_step):
-            usable[(rollout.mode, at["step"], at["task"], at["sample"])] = rollout.rollout_id
+            usable[(rollout.mode, at["step"], at["task"], at["sample"])] = rollout
     return usable

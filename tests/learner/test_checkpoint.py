@@ -71,6 +71,15 @@ def test_retention_keeps_the_newest(model, tmp_path):
     AutoModelForCausalLM.from_pretrained(latest_checkpoint(tmp_path) / "actor" / "huggingface")
 
 
+def test_going_back_gives_up_the_later_checkpoints_and_never_the_new_one(model, tmp_path):
+    learner, tokenizer = learner_of(model)
+    for step in (10, 20, 30):
+        save_checkpoint(tmp_path, step, learner, tokenizer, {}, keep=3)
+    save_checkpoint(tmp_path, 15, learner, tokenizer, {}, keep=3)  # after a resume from step 10
+    assert latest_checkpoint(tmp_path).name == "global_step_15"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["global_step_10", "global_step_15"]
+
+
 def test_a_kill_during_a_save_leaves_the_last_good_one(model, tmp_path):
     learner, tokenizer = learner_of(model)
     good = save_checkpoint(tmp_path, 1, learner, tokenizer, {})

@@ -222,3 +222,24 @@ def test_two_learners_with_one_history_have_one_future():
         assert one.update(rows, CrossEntropy()) == other.update(rows, CrossEntropy())
     for a, b in zip(one.parameters.values(), other.parameters.values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_biased_output_layer_is_scored_with_its_bias(model):
+    """Phi has one; without it every ratio would be wrong."""
+    model.lm_head.bias = torch.nn.Parameter(torch.randn(50, dtype=torch.float64))
+    rows = make_rows(n=2)
+    for row, got in zip(rows, make_learner(model).logprobs(rows), strict=True):
+        logits = model(input_ids=torch.from_numpy(row.token_ids.astype(np.int64))[None], use_cache=False).logits[0]
+        reference = torch.log_softmax(logits, -1)
+        expected = [reference[t - 1, row.token_ids[t]].item() for t in np.flatnonzero(row.mask)]
+        assert got.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_loss_is_the_sum_of_its_named_parts(model):
+    rows = make_rows(n=3)
+    metrics = make_learner(model, token_budget=9).update(rows, Policy(entropy_coeff=0.5))
+    assert metrics["actor/loss"] == pytest.approx(metrics["actor/pg_loss"] + metrics["actor/entropy_loss"], rel=1e-6)
+    trained = [(float(row.old_logprobs[t]), i, t) for i, row in enumerate(rows) for t in np.flatnonzero(row.mask)]
+    fresh = make_learner(make_model()).logprobs(rows)
+    gaps = [abs(a - old) for a, (old, _, _) in zip(np.concatenate(fresh), trained, strict=True)]
+    assert metrics["actor/abs_log_ratio"] == pytest.approx(np.mean(gaps), rel=1e-5)

@@ -126,6 +126,7 @@ def test_a_task_that_is_not_json_is_refused_and_the_name_is_free_again(tmp_path)
         (lambda: agl.Trainer(algorithm=Collect()).fit(lambda task, llm: 1.0, TASKS), "@agl.rollout"),
         (lambda: agl.Trainer(algorithm=lambda: None).fit(length_agent, TASKS), "@agl.algo"),
         (lambda: agl.Trainer(n_runners=0), "`n_runners` must be at least 1"),
+        (lambda: agl.Trainer(max_iterations=0), "`max_iterations` must be at least 1"),
     ],
 )
 def test_wrong_wiring_is_one_clear_error(make, match):
@@ -202,3 +203,36 @@ def test_an_algorithm_that_raises_ends_the_run_with_its_error(tmp_path):
 
     with pytest.raises(RuntimeError, match="algorithm broke"):
         agl.Trainer(algorithm=broken, run_dir=tmp_path / "run").fit(length_agent, TASKS)
+
+
+def test_a_failed_run_that_recorded_something_is_kept(tmp_path):
+    @agl.algo
+    async def late(store, train_dataset, initial_resources):
+        await store.add_resources(initial_resources)
+        rollout = await store.enqueue_rollout(train_dataset[0])
+        await store.wait_for_rollouts(rollout_ids=[rollout.rollout_id])
+        raise TypeError("after hours of work")
+
+    trainer = agl.Trainer(algorithm=late, initial_resources=LLM_RESOURCE, run_dir=tmp_path / "run")
+    with pytest.raises(TypeError, match="after hours"):
+        trainer.fit(length_agent, TASKS)
+    assert (tmp_path / "run" / "store.sqlite").stat().st_size > 0
+
+
+def test_a_dataset_without_a_length_is_one_error(tmp_path):
+    with pytest.raises(DatasetError, match="`train_dataset` is a generator; give a list"):
+        agl.Trainer(algorithm=Collect(), run_dir=tmp_path / "run").fit(length_agent, (task for task in TASKS))
+
+
+def test_a_second_trainer_on_a_live_run_is_refused_and_changes_nothing(tmp_path):
+    seen = {}
+
+    @agl.algo
+    def first(train_dataset):
+        before = (tmp_path / "run" / "config.json").read_bytes()
+        with pytest.raises(agl.AgentLightningError, match="in use by this process"):
+            agl.Trainer(algorithm=Collect(), run_dir=tmp_path / "run").fit(length_agent, TASKS, resume=True)
+        seen["same"] = (tmp_path / "run" / "config.json").read_bytes() == before
+
+    agl.Trainer(algorithm=first, run_dir=tmp_path / "run").fit(length_agent, TASKS)
+    assert seen == {"same": True}

@@ -155,3 +155,38 @@ def test_tokens_without_logprobs_are_refused():
     blind = sample(0, 0, [call([1, 2], [3], logprobs=False)], 1.0)
     with pytest.raises(TrainingError, match="without log-probs"):
         mini_batches(score([[blind, one_turn(0, 1, 0.0)]], cfg, identical), cfg, 1)
+
+
+@pytest.mark.parametrize("reward", [0.1, 0.7, -0.1, 1 / 3])
+def test_equal_rewards_are_a_tie_whatever_the_number_of_turns(reward):
+    """The mean of three times 0.1 is not 0.1; an ulp over an ulp would be an advantage of about one."""
+
+    def turns(count):
+        return [call([1, 2] + [3, 4] * n, [3]) for n in range(count)]
+
+    group = [sample(0, number, turns(count), reward) for number, count in enumerate((1, 2, 3, 6))]
+    assert {a for item in score([group], config(), identical)[0] for a in item.advantages} == {0.0}
+
+
+def test_a_rollout_whose_turns_earned_nothing_at_all_is_not_a_zero():
+    """`None` is no signal: the two equal rollouts beside it are a tie."""
+    group = [one_turn(0, 0, 1.0), one_turn(0, 1, 1.0), one_turn(0, 2, 1.0)]
+
+    def credit(episode):
+        return [None] if episode.turns is group[2].episode.turns else [episode.reward]
+
+    scored = score([group], config(), credit)
+    assert [item.advantages for item in scored[0]] == [[0.0], [0.0], [None]]
+
+
+def test_a_loss_of_ones_own_sees_the_tokens_without_advantage():
+    """Only a loss that is known to vanish there may skip them."""
+    from agentlightning.learner.losses import register_policy_loss
+
+    @register_policy_loss("test_of_rows")
+    def square(log_prob, old_log_prob, advantages, config):
+        return (log_prob - old_log_prob) ** 2, {}
+
+    cfg = config(**{"actor_rollout_ref.actor.policy_loss.loss_mode": "test_of_rows"})
+    (rows,) = mini_batches(score([[one_turn(0, 0, 1.0), one_turn(0, 1, 1.0)]], cfg, identical), cfg, 1)
+    assert len(rows) == 2
