@@ -19,14 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from agentlightning.inference.engine import Engine
-from agentlightning.learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from agentlightning.learner.checkpoint import TRACKER, latest_checkpoint, load_checkpoint, save_checkpoint
 from agentlightning.learner.learner import Learner, OptimizerConfig
 from agentlightning.learner.objectives import Policy
 from agentlightning.learner.schedule import Schedule
 from agentlightning.report.metrics import MetricsLogger
 from agentlightning.report.progress import Progress
 from agentlightning.store.base import LightningStore
-from agentlightning.types import Dataset, NamedResources, RolloutConfig, TrainingError
+from agentlightning.types import (
+    Dataset,
+    DatasetError,
+    NamedResources,
+    RolloutConfig,
+    RunExistsError,
+    TrainingError,
+)
 
 from .config import VerlConfig
 from .daemon import AgentModeDaemon, EpisodeAdapter, Sample, finished_rollouts
@@ -99,10 +106,15 @@ class AgentLightningTrainer:
         """Train on `train_dataset`, validating on `val_dataset` as `trainer.test_freq` says.
 
         Raises:
+            DatasetError: the dataset that is needed is missing.
             TrainingError: nothing could be learned, or the gradient diverged.
             ModelError: a checkpoint can't be written or read.
+            RunExistsError: `trainer.default_local_dir` holds checkpoints of another run.
         """
         trainer = self.config.trainer
+        needed, name = (val_dataset, "val_dataset") if trainer.val_only else (train_dataset, "train_dataset")
+        if needed is None:
+            raise DatasetError(f"there is no `{name}`; give one, or set `trainer.val_only` to what is meant")
         tasks = train_dataset if train_dataset is not None else []
         order = TaskOrder(
             max(len(tasks), 1),
@@ -219,10 +231,15 @@ class AgentLightningTrainer:
     def _restore(self) -> int:
         """Load the checkpoint to go on from; the number of its step, 0 without one."""
         trainer = self.config.trainer
+        directory = self._checkpoint_dir()
+        if not self.resume and directory is not None and (directory / TRACKER).exists():
+            raise RunExistsError(
+                f"`{directory}` holds checkpoints of another run; set `trainer.default_local_dir` anew"
+            )
         path: Path | None = None
         if trainer.resume_mode == "resume_path" and trainer.resume_from_path is not None:
             path = Path(trainer.resume_from_path).expanduser()
-        elif self.resume and trainer.resume_mode == "auto" and (directory := self._checkpoint_dir()) is not None:
+        elif self.resume and trainer.resume_mode == "auto" and directory is not None:
             path = latest_checkpoint(directory)
         if path is None:
             return 0

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import agentlightning as agl
 from agentlightning.adapter import episode_from_spans
-from agentlightning.types import ConfigError, ModelError, TrainingError
+from agentlightning.types import ConfigError, DatasetError, ModelError, RunExistsError, TrainingError
 
 from .letters import TASKS, config, letters_agent, make_model, train
 
@@ -243,6 +243,19 @@ def test_a_checkpoint_is_validated_without_training(finished, model, tmp_path):
     only = train(tmp_path / "run", model, **{"trainer.val_only": True, **path})
     (row,) = only.history
     assert row["val/reward"] == algorithm.history[-1]["val/reward"]
+
+
+def test_checkpoints_of_another_run_are_not_written_into(finished, model, tmp_path):
+    _, algorithm = finished
+    with pytest.raises(RunExistsError, match="checkpoints of another run"):
+        train(tmp_path / "run", model, **{"trainer.default_local_dir": str(Path(algorithm.checkpoint).parent)})
+
+
+def test_training_without_training_tasks_says_so(model, tmp_path):
+    trainer = agl.Trainer(algorithm=agl.VERL(config(model)), run_dir=tmp_path / "run")
+    with pytest.raises(DatasetError, match="no `train_dataset`"):
+        trainer.fit(letters_agent, val_dataset=TASKS)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_adapter_that_makes_no_episodes_is_refused(model, tmp_path):
