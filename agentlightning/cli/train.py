@@ -76,12 +76,12 @@ def train(
         max_iterations=max_iterations,
         run_dir=run_dir,
     )
-    trainer.fit(
-        lit_agent,
-        load_dataset(train) if train else None,
-        val_dataset=load_dataset(val) if val else None,
-        resume=resume,
-    )
+    train_dataset, val_dataset = (load_dataset(files) if files else None for files in (train, val))
+    try:
+        trainer.fit(lit_agent, train_dataset, val_dataset=val_dataset, resume=resume)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; the same command with `--resume` goes on with `{run_dir}`", err=True)
+        raise
     typer.echo(f"run: {run_dir}")
     if learning.checkpoint is not None:
         typer.echo(f"checkpoint: {learning.checkpoint}")

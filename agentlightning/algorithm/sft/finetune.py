@@ -78,7 +78,7 @@ def finetune(
     """
     if config.epochs < 1 or config.batch_size < 1:
         raise ConfigError(f"`epochs` and `batch_size` must be at least 1, got {config.epochs} and {config.batch_size}")
-    loaded = load_model(str(model), device=device)
+    loaded = load_model(str(model), dtype="float32", device=device)
     rows = encode(loaded.tokenizer, conversations, max_length=config.max_length)
     per_epoch = -(-len(rows) // config.batch_size)
     total = per_epoch * config.epochs

@@ -7,6 +7,7 @@ that making a `VERL` (and refusing a wrong configuration) is instant.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,8 @@ from agentlightning.verl.config import load_config
 if TYPE_CHECKING:
     from agentlightning.verl.daemon import AgentModeDaemon, EpisodeAdapter
     from agentlightning.verl.trainer import AgentLightningTrainer
+
+logger = logging.getLogger(__name__)
 
 RESOURCE = "main_llm"
 _MAY_CHANGE = (
@@ -124,15 +127,24 @@ class VERL(Algorithm):
         store = self.get_store()
         rollout, data = self.config.actor_rollout_ref.rollout, self.config.data
         path = str(self.config.actor_rollout_ref.model.path)
-        loaded = load_model(path, device=self.config.device())
+        # fp32 everywhere: the optimizer steps on these very weights, and bf16 would round small steps away.
+        loaded = load_model(path, dtype="float32", device=self.config.device())
+        wanted = rollout.max_model_len or data.max_prompt_length + data.max_response_length
         engine = Engine(
             loaded.model,
             loaded.tokenizer,
             max_slots=rollout.max_num_seqs,
             max_prompt=data.max_prompt_length,
-            max_context=rollout.max_model_len or data.max_prompt_length + data.max_response_length,
+            max_context=wanted,
             max_prefill_tokens=rollout.max_num_batched_tokens,
         )
+        if engine.context < wanted:
+            logger.warning(
+                "the configuration asks for %d tokens of context and `%s` has %d: longer calls are refused",
+                wanted,
+                path,
+                engine.context,
+            )
         proxy = self.get_llm_proxy() or LLMProxy(store=store)
         proxy.set_backend(path, ChatService(engine, loaded.tokenizer, path))
         proxy.sampling_parameters = self._sampling()
