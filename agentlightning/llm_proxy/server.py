@@ -65,7 +65,7 @@ class ServerThread:
         self.ready: Future[None] = Future()
         """Done when requests are served, or with the reason why they are not."""
         self.done: Future[None] = Future()
-        """Done when the thread has ended, with the error that ended it if there was one."""
+        """Done when the thread is about to end, with the error that ended it if there was one."""
         self._sock = sock
         self._on_stop = on_stop
         config = uvicorn.Config(
@@ -96,7 +96,11 @@ class ServerThread:
 
     async def wait_done(self) -> None:
         """Return when the thread has ended; raise the error that ended it, if any."""
-        await _shielded(self.done)
+        try:
+            await _shielded(self.done)
+        finally:
+            if self.done.done():
+                self._thread.join()  # what sets `done` is the thread's last statement: this takes microseconds
 
     def stop(self) -> None:
         """Take no more requests and finish the running ones; `done` says when."""
