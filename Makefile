@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEER := .peers/agentlightning-0.3
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist worksteal
 # Each test worker computes on one thread: several that all take every core are slower by far than one.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
@@ -11,10 +12,10 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 flag = $(if $($(1)),--$(2) "$($(1))")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check docs bench clean
+.PHONY: help setup train test faults check docs bench bench-store bench-peers clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## Create .venv and install the package with its extras (PYTHON=python3.12 chooses)
 
@@ -31,6 +32,9 @@ train: $(STAMP) ## Train the calculator agent (SEED=1 RUN=name MODEL=path-or-hub
 test: $(STAMP) ## Run all tests (PYTEST_ARGS="-x tests/store" chooses)
 	$(TEST_ENV) $(BIN)/pytest $(PYTEST_ARGS)
 
+faults: $(STAMP) ## Kill, stop and cut off real processes, 200 times each (about an hour; FAULT_ROUNDS, FAULT_SEED)
+	FAULT_ROUNDS=$(or $(FAULT_ROUNDS),200) $(TEST_ENV) $(BIN)/pytest -n 2 tests/faults
+
 check: $(STAMP) ## Lint, check the formatting and the types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -39,9 +43,20 @@ check: $(STAMP) ## Lint, check the formatting and the types
 docs: $(STAMP) ## Run the code of README.md and docs/, check their commands and links
 	$(TEST_ENV) $(BIN)/pytest tests/docs
 
-bench: $(STAMP) ## Run the benchmarks; figures are printed as ratios
+bench: $(STAMP) ## Run the benchmarks that need nobody else's software (about 5 minutes)
 	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/store/compare.py --alone --quick
 
-clean: ## Remove .venv, caches and build outputs; runs/ stays
+bench-store: $(STAMP) ## Compare store, runners and loop with the peer (BENCH_ARGS="--only loop dev --quick" chooses)
+	$(BIN)/python benchmarks/store/compare.py $(BENCH_ARGS)
+
+bench-peers: $(PEER)/.installed ## Install the peer of bench-store into .peers/ (about 1 GB)
+
+$(PEER)/.installed: benchmarks/peers/agentlightning-0.3.txt
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --disable-pip-version-check -r $<
+	@touch $@
+
+clean: ## Remove .venv, caches and build outputs; runs/ and .peers/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

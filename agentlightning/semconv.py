@@ -60,6 +60,20 @@ class RewardAttributes(StrEnum):
     REWARD_VALUE = "value"
 
 
+class LinkAttributes(StrEnum):
+    """The last part of `agentlightning.link.{i}.{...}`."""
+
+    KEY_MATCH = "key_match"
+    VALUE_MATCH = "value_match"
+
+
+class LinkPydanticModel(BaseModel):
+    """A link to the spans whose attribute `key_match` is `value_match`."""
+
+    key_match: str
+    value_match: str
+
+
 class RewardPydanticModel(BaseModel):
     """One dimension of a reward."""
 

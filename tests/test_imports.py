@@ -28,10 +28,14 @@ ROOMS = (
     "llm_proxy",
     "emitter",
     "tracer",
-    "semconv",
     "store",
     "report",
+    "logging",
+    "env_var",
+    "utils",
+    "semconv",
     "types",
+    "not_built",
 )
 """From the top down. A room imports only rooms that stand below it."""
 
@@ -57,7 +61,7 @@ TORCH_PLACES = (
 )
 """Where torch may be imported; these files only ask whether it is there."""
 
-HEAVY = {"torch", "transformers", "starlette", "uvicorn", "fastapi", "sqlalchemy", "aiohttp", "openai"}
+HEAVY = {"torch", "transformers", "starlette", "uvicorn", "fastapi", "sqlalchemy", "aiohttp", "openai", "cloudpickle"}
 """What `import agentlightning` must not import."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from agentlightning.types import Span
 
@@ -26,3 +26,7 @@ class Adapter(ABC, Generic[T_from, T_to]):
 
 class TraceAdapter(Adapter[Sequence[Span], T_to], Generic[T_to]):
     """An adapter of spans, as the store returns them."""
+
+
+class OtelTraceAdapter(Adapter[Sequence[Any], T_to], Generic[T_to]):
+    """An adapter of OpenTelemetry's own spans (`ReadableSpan`)."""

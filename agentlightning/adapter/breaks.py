@@ -1,4 +1,6 @@
-"""Finds out where and why a prompt does not continue an earlier call, from the tokens alone. Called by `graph`.
+"""Finds out where and why a prompt does not continue an earlier call, from the tokens alone.
+
+Called by `graph`; `agl inspect`, which has a tokenizer, makes the cause sure with `compare_text`.
 
 A break is reported where the tokens show that a conversation goes on but was written down differently:
 
@@ -12,11 +14,12 @@ Other prompts that merely begin alike are other agents or other tasks, and no br
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from agentlightning.types import TokenCall
+from agentlightning.types import BreakKind, PrefixBreak, TokenCall
 from agentlightning.types.tokens import Int32
 
 RUN = 4
@@ -25,12 +28,12 @@ LONG_RUN = 8
 """The same within a prompt, where templates repeat short runs between messages."""
 MAX_ADDED = 64
 """Longest insertion, in tokens, behind which the same text is looked for."""
-SHOWN = 8
-"""So many differing token ids are listed."""
+UNJOINED = 32
+"""So many differing tokens are kept where the texts do not run alike again."""
 
 
-def find_break(calls: Sequence[TokenCall], call: TokenCall, parent: int | None) -> str | None:
-    """A line about how `call` fails to continue one of the earlier `calls`, or `None`.
+def find_break(calls: Sequence[TokenCall], call: TokenCall, parent: int | None) -> PrefixBreak | None:
+    """How `call` fails to continue one of the earlier `calls` of its model, or `None`.
 
     Args:
         calls: The earlier calls; the new one's turn is their number.
@@ -38,21 +41,35 @@ def find_break(calls: Sequence[TokenCall], call: TokenCall, parent: int | None) 
         parent: The turn that it continues exactly, if there is one.
     """
     known = 0 if parent is None else _size(calls[parent])
-    best: tuple[int, int] | None = None  # (shared tokens, turn)
-    for turn, earlier in enumerate(calls):
-        if _size(earlier) <= known:
+    most, found = max(known, RUN) - 1, None  # tokens shared, with which turn
+    for turn in range(len(calls) - 1, -1, -1):
+        earlier = calls[turn]
+        size = _size(earlier)
+        if size <= most or len(call.prompt_ids) <= most or earlier.model != call.model:
             continue
+        if most > 0 and context_of(earlier, most - 1) != call.prompt_ids[most - 1]:
+            continue  # shares less than another; one look instead of a comparison of all
         shared = _shared(call.prompt_ids, earlier)
-        if max(known, RUN) <= shared < _size(earlier) and shared < len(call.prompt_ids):
+        if most < shared < size and shared < len(call.prompt_ids):
             in_answer = shared >= len(earlier.prompt_ids)
-            if (in_answer or (parent is None and _goes_on(call.prompt_ids, earlier, shared))) and (
-                best is None or shared >= best[0]
-            ):
-                best = (shared, turn)
-    if best is None:
-        return None
-    shared, turn = best
-    return f"turn {len(calls)}: {_describe(call.prompt_ids, calls[turn], turn, shared)}"
+            if in_answer or (parent is None and _goes_on(call.prompt_ids, earlier, shared)):
+                most, found = shared, turn
+    return None if found is None else _describe(call.prompt_ids, len(calls), calls[found], found, most)
+
+
+def compare_text(found: PrefixBreak, decode: Callable[[Sequence[int]], str]) -> PrefixBreak:
+    """The break with its cause made sure by text: the same text in other tokens is a retokenisation.
+
+    Args:
+        found: A break.
+        decode: Token ids -> text, special tokens included.
+    """
+    same = found.rejoins and decode(found.removed.tolist()) == decode(found.added.tolist())
+    if same:
+        return replace(found, kind="retokenised", reason="the same text came back as other tokens")
+    if found.kind == "retokenised":
+        return replace(found, kind="edited", reason="the answer's text was changed by the template or the agent")
+    return found
 
 
 def context_of(call: TokenCall, position: int) -> int:
@@ -109,36 +126,53 @@ def _rejoins(old: Int32, new: Int32, at: int, run: int) -> tuple[int, int] | Non
     return None
 
 
-def _describe(prompt: Int32, earlier: TokenCall, turn: int, shared: int) -> str:
+def _describe(prompt: Int32, turn: int, earlier: TokenCall, earlier_turn: int, shared: int) -> PrefixBreak:
     old = np.concatenate([earlier.prompt_ids, earlier.response_ids])
     in_answer = shared >= len(earlier.prompt_ids)
     rejoined = _rejoins(old, prompt, shared, RUN if in_answer else LONG_RUN)
-    removed, added = rejoined or (SHOWN, SHOWN)
-    where = f"{shared - len(earlier.prompt_ids)} tokens into its answer" if in_answer else "within its prompt"
-    return (
-        f"the prompt departs from turn {turn} at token {shared} ({where}):"
-        f" {_ids(old[shared : shared + removed])} became {_ids(prompt[shared : shared + added])};"
-        f" {_reason(in_answer, rejoined, earlier.finish_reason, last=shared == len(old) - 1)}"
+    if in_answer and shared == len(old) - 1:
+        rejoined = (1, 1)
+        kind, reason = "template", "only the answer's last token differs: the template writes another end token"
+    elif in_answer:
+        kind, reason = _cause_in_answer(rejoined, earlier.finish_reason)
+    else:
+        kind, reason = _cause_in_prompt(rejoined)
+    removed, added = rejoined or (UNJOINED, UNJOINED)
+    return PrefixBreak(
+        turn=turn,
+        earlier=earlier_turn,
+        position=shared,
+        in_answer=in_answer,
+        removed=old[shared : shared + removed].copy(),
+        added=prompt[shared : shared + added].copy(),
+        rejoins=rejoined is not None,
+        kind=kind,
+        reason=reason,
     )
 
 
-def _reason(in_answer: bool, rejoined: tuple[int, int] | None, finish_reason: str, *, last: bool) -> str:
-    if in_answer and last:
-        return "only the answer's last token differs: the template writes another end token"
-    if rejoined is not None and 0 in rejoined:
-        removed, added = rejoined
-        count = f"{removed + added} {'token' if removed + added == 1 else 'tokens'}"
-        if not in_answer:
-            return f"{count} left out: truncated history" if removed else f"{count} put in"
-        left_out = f"{count} of the answer left out: a template that drops thinking, or an edited answer"
-        return left_out if removed else f"{count} put into the answer by the template or the agent"
-    if not in_answer:
-        return "earlier text was written anew: a template that depends on the turn, or an edited history"
+def _cause_in_answer(rejoined: tuple[int, int] | None, finish_reason: str) -> tuple[BreakKind, str]:
+    removed, added = rejoined or (0, 0)
+    if added == 0 and removed > 0:
+        left_out = f"{_tokens(removed)} of the answer left out"
+        return "template", f"{left_out}: a template that drops thinking, or an edited answer"
+    if removed == 0 and added > 0:
+        return "template", f"{_tokens(added)} put into the answer by the template or the agent"
     if finish_reason == "tool_calls":
-        return "the answer was a tool call: the template renders it in another form than the model did"
-    return "the answer came back as other tokens: retokenised, or edited by the agent"
+        return "tool_call", "the answer was a tool call: the template renders it in another form than the model did"
+    if removed >= 2 * LONG_RUN and removed >= 4 * added:
+        return "template", f"{_tokens(removed)} of the answer became {added}: a template that drops thinking"
+    return "retokenised", "the answer came back as other tokens, or the agent changed it"
 
 
-def _ids(tokens: Int32) -> str:
-    listed = ", ".join(map(str, tokens[:SHOWN].tolist()))
-    return f"[{listed}, ...]" if len(tokens) > SHOWN else f"[{listed}]"
+def _cause_in_prompt(rejoined: tuple[int, int] | None) -> tuple[BreakKind, str]:
+    removed, added = rejoined or (0, 0)
+    if added == 0 and removed > 0:
+        return "truncated", f"{_tokens(removed)} left out: truncated history"
+    if removed == 0 and added > 0:
+        return "template", f"{_tokens(added)} put in: a template that depends on the turn, or an edited history"
+    return "template", "earlier text was written anew: a template that depends on the turn, or an edited history"
+
+
+def _tokens(count: int) -> str:
+    return f"{count} {'token' if count == 1 else 'tokens'}"

@@ -1,9 +1,10 @@
 """`TokenGraph`: the LLM calls of one rollout, joined where one continues another token for token.
 
 Called by `trajectory`. A call's prompt is joined to the longest earlier context (prompt and response of a call) that is
-a prefix of it; calls with the very same prompt share it. What can't be joined begins a tree of its own, so interleaved
-sub-agents, several samples of a prompt, compacted contexts and rewritten histories need no special care: a node holds
-only the tokens it adds, a leaf is a branch, and a path from root to leaf is exactly what the engine saw.
+a prefix of it; calls with the very same prompt share it. Calls of different models never join. What can't be joined
+begins a tree of its own, so interleaved sub-agents, several samples of a prompt, compacted contexts and rewritten
+histories need no special care: a node holds only the tokens it adds, a leaf is a branch, and a path from root to leaf
+is exactly what the engine saw.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agentlightning.types import TokenCall, Trajectory
+from agentlightning.types import PrefixBreak, TokenCall, Trajectory
 from agentlightning.types.tokens import Int32
 
 from .breaks import context_of, find_break
@@ -44,8 +45,8 @@ class TokenGraph:
         self.calls: list[TokenCall] = []
         """A call's position here is its turn."""
         self.nodes: list[Node] = []
-        self.breaks: list[str] = []
-        """One line for each turn that should have continued an earlier one and does not, token for token."""
+        self.breaks: list[PrefixBreak] = []
+        """The turns that should have continued an earlier one token for token and do not."""
         self._ends: list[int] = []  # by turn: the node of its response
         self._contexts: list[tuple[int, int]] = []  # (length, turn), sorted
         self._prompts: dict[int, list[int]] = {}  # prompt length -> turns
@@ -64,8 +65,8 @@ class TokenGraph:
             parent = self._longest_context(call)
             known = 0 if parent is None else _length(self.calls[parent])
             prompt_node = self._append(None if parent is None else self._ends[parent], call.prompt_ids[known:], None)
-            if (line := find_break(self.calls, call, parent)) is not None:
-                self.breaks.append(line)
+            if (found := find_break(self.calls, call, parent)) is not None:
+                self.breaks.append(found)
         self.calls.append(call)
         self._ends.append(self._append(prompt_node, call.response_ids, turn))
         insort(self._contexts, (_length(call), turn))
@@ -84,8 +85,8 @@ class TokenGraph:
     def assemble(self) -> tuple[list[Trajectory], list[TokenCall]]:
         """One trajectory a leaf, in order of turns, and the calls as views into them.
 
-        Log-probs of sampled tokens are NaN where the backend gave none. The returned calls equal `calls`, but their
-        prompts lie within the trajectories: a conversation is held in memory once and not once a turn.
+        The returned calls equal `calls`, but their tokens lie within the trajectories: a conversation is held in memory
+        once and not once a turn.
         """
         trajectories: list[Trajectory] = []
         calls = list(self.calls)
@@ -106,7 +107,8 @@ class TokenGraph:
 
     def _shared_prompt(self, call: TokenCall) -> int | None:
         for turn in self._prompts.get(len(call.prompt_ids), ()):
-            if np.array_equal(self.calls[turn].prompt_ids, call.prompt_ids):
+            earlier = self.calls[turn]
+            if earlier.model == call.model and _equal(earlier.prompt_ids, call.prompt_ids):
                 node = self.nodes[self._ends[turn]].parent
                 assert node is not None
                 before = self.nodes[node].parent
@@ -126,31 +128,24 @@ class TokenGraph:
     @staticmethod
     def _may_follow(call: TokenCall, earlier: TokenCall) -> bool:
         # A call of older weights that ended later only looks like a continuation: the weights were not there yet.
-        return earlier.weights_version <= call.weights_version
+        # Another model's tokens are no tokens of this one, even where the numbers agree.
+        return earlier.weights_version <= call.weights_version and earlier.model == call.model
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def _trajectory(self, leaf_turn: int, claimed: list[bool], calls: list[TokenCall]) -> Trajectory:
-        size = _length(self.calls[leaf_turn])
-        token_ids = np.empty(size, np.int32)
-        sampled = np.zeros(size, np.bool_)
-        logprobs = np.zeros(size, np.float32)
-        versions = np.full(size, -1, np.int32)
-        turns = np.full(size, -1, np.int32)
-        end = 0
+        token_ids = np.concatenate([node.token_ids for node in self.path(leaf_turn)])
+        trained: dict[int, TokenCall] = {}
         for node in self.path(leaf_turn):
-            start, end = end, end + len(node.token_ids)
-            token_ids[start:end] = node.token_ids
             if node.turn is None or claimed[node.turn]:
                 continue
             claimed[node.turn] = True
             call = self.calls[node.turn]
-            sampled[start:end] = True
-            logprobs[start:end] = np.nan if call.logprobs is None else call.logprobs
-            versions[start:end] = call.weights_version
-            turns[start:end] = node.turn
-            calls[node.turn] = replace(call, prompt_ids=token_ids[:start], response_ids=token_ids[start:end])
-        return Trajectory(token_ids, sampled, logprobs, versions, turns)
+            start, end = len(call.prompt_ids), _length(call)
+            trained[node.turn] = calls[node.turn] = replace(
+                call, prompt_ids=token_ids[:start], response_ids=token_ids[start:end]
+            )
+        return Trajectory(token_ids, trained)
 
 
 def _length(call: TokenCall) -> int:
@@ -161,4 +156,8 @@ def _continues(prompt: Int32, earlier: TokenCall) -> bool:
     start, end = len(earlier.prompt_ids), _length(earlier)
     if not 0 < end <= len(prompt) or prompt[end - 1] != context_of(earlier, end - 1):
         return False  # the last token alone rules out nearly all
-    return bool((prompt[start:end] == earlier.response_ids).all() and (prompt[:start] == earlier.prompt_ids).all())
+    return _equal(prompt[start:end], earlier.response_ids) and _equal(prompt[:start], earlier.prompt_ids)
+
+
+def _equal(a: Int32, b: Int32) -> bool:
+    return len(a) == len(b) and bool((a == b).all())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .base import Algorithm
+from agentlightning.not_built import missing
+
+from .base import Algorithm, FastAlgorithm
 from .decorator import FunctionalAlgorithm, algo
 
 if TYPE_CHECKING:
     from .baseline import Baseline
     from .verl import VERL
 
-__all__ = ["VERL", "Algorithm", "Baseline", "FunctionalAlgorithm", "algo"]
+__all__ = ["VERL", "Algorithm", "Baseline", "FastAlgorithm", "FunctionalAlgorithm", "algo"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +25,4 @@ def __getattr__(name: str) -> Any:
         from .verl import VERL
 
         return VERL
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise missing(__name__, name)

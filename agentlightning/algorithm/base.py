@@ -115,3 +115,7 @@ class Algorithm:
                 f"`{type(self).__name__}` has no {name}: run it through `Trainer.fit`, or call `set_{name}`"
             )
         return value
+
+
+class FastAlgorithm(Algorithm):
+    """An algorithm that is done in moments: what `Trainer.dev` runs to try an agent. Learns nothing."""

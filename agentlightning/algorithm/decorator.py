@@ -55,7 +55,7 @@ class FunctionalAlgorithm(Algorithm):
         return self._function(**{name: getters[name]() for name in self._wanted})
 
 
-def algo(function: Callable[..., Any]) -> FunctionalAlgorithm:
+def algo(func: Callable[..., Any]) -> FunctionalAlgorithm:
     """Make an algorithm of a function, sync or async.
 
     The function's parameters say what it wants, by name: `store`, `adapter`, `llm_proxy`, `initial_resources`,
@@ -64,4 +64,4 @@ def algo(function: Callable[..., Any]) -> FunctionalAlgorithm:
     Raises:
         TypeError: it asks for something else.
     """
-    return FunctionalAlgorithm(function)
+    return FunctionalAlgorithm(func)

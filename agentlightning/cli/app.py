@@ -11,7 +11,11 @@ import agentlightning
 
 from .dev import dev
 from .doctor import doctor
+from .inspect import inspect
+from .query import query
+from .runner import runner
 from .serve import serve
+from .store import store
 from .train import train
 
 app = typer.Typer(
@@ -55,4 +59,8 @@ def root(
 app.command(no_args_is_help=True)(train)
 app.command(no_args_is_help=True)(dev)
 app.command(no_args_is_help=True)(serve)
+app.command(no_args_is_help=True)(runner)
+app.command()(store)
+app.command(no_args_is_help=True)(query)
+app.command(no_args_is_help=True)(inspect)
 app.command()(doctor)

@@ -1,8 +1,11 @@
-"""A model on the native engine for as long as a command needs it. Called by `serve` and `dev`."""
+"""A model on the native engine for as long as a command needs it, or its tokenizer alone.
+
+Called by `serve`, `dev` and `inspect`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -48,3 +51,21 @@ def native_service(
         yield ChatService(engine, loaded.tokenizer, model)
     finally:
         engine.stop()
+
+
+def load_decoder(model: str) -> Callable[[Sequence[int]], str]:
+    """What turns token ids into text, special tokens included.
+
+    Args:
+        model: Local directory or hub name.
+
+    Raises:
+        ConfigError: transformers is not installed.
+        ModelError: there is no tokenizer.
+    """
+    try:
+        from agentlightning.inference.loading import load_tokenizer
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"a tokenizer needs `{error.name}`: pip install 'agentlightning[verl]'") from error
+    tokenizer = load_tokenizer(model)
+    return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))

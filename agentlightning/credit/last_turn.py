@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agentlightning.types import Episode
 
 
-def last_turn(episode: Episode) -> list[float | None]:
+def last_turn(episode: Episode, group: Sequence[Episode]) -> list[float | None]:
     """`None` for every turn but the last, which gets the final reward.
 
     For agents whose earlier turns say nothing about the outcome.

@@ -4,6 +4,7 @@ from .annotation import emit_annotation
 from .exception import emit_exception, exception_attributes
 from .message import emit_message, get_message_value
 from .object import emit_object, get_object_value
+from .operation import OperationContext, operation
 from .reward import (
     emit_reward,
     find_final_reward,
@@ -11,11 +12,13 @@ from .reward import (
     get_reward_value,
     get_rewards_from_span,
     is_reward_span,
+    reward,
     reward_attributes,
     reward_number,
 )
 
 __all__ = [
+    "OperationContext",
     "emit_annotation",
     "emit_exception",
     "emit_message",
@@ -29,6 +32,8 @@ __all__ = [
     "get_reward_value",
     "get_rewards_from_span",
     "is_reward_span",
+    "operation",
+    "reward",
     "reward_attributes",
     "reward_number",
 ]

@@ -1,4 +1,4 @@
-"""Annotations: free-form attributes on the running attempt."""
+"""Annotations: free-form attributes on the running attempt. `operation` is importable from here as well."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.types import SpanCoreFields
 
+from .operation import OperationContext, operation
 from .span import emit_span
 
+__all__ = ["OperationContext", "emit_annotation", "operation"]
 
-def emit_annotation(annotation: Mapping[str, Any], *, propagate: bool = True) -> SpanCoreFields:
+
+def emit_annotation(annotation: Mapping[str, Any], propagate: bool = True) -> SpanCoreFields:
     """Record attributes in the running attempt; nested mappings become dotted keys.
 
     Raises:

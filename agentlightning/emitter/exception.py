@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from agentlightning.semconv import AGL_EXCEPTION, EXCEPTION_MESSAGE, EXCEPTION_STACKTRACE, EXCEPTION_TYPE
+from agentlightning.semconv import AGL_EXCEPTION
 from agentlightning.types import SpanCoreFields, TraceStatus
+from agentlightning.utils.otel import format_exception_attributes as exception_attributes
 
 from .span import emit_span
 
+__all__ = ["emit_exception", "exception_attributes"]
+
 
 def emit_exception(
-    exception: BaseException, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True
+    exception: BaseException, attributes: Mapping[str, Any] | None = None, propagate: bool = True
 ) -> SpanCoreFields:
     """Record an exception in the running attempt, which goes on.
 
@@ -31,12 +33,3 @@ def emit_exception(
     found = {**dict(attributes or {}), **exception_attributes(exception)}
     status = TraceStatus(status_code="ERROR", description=str(exception))
     return emit_span(AGL_EXCEPTION, found, propagate=propagate, status=status)
-
-
-def exception_attributes(exception: BaseException) -> dict[str, str]:
-    """Type, message and traceback of an exception under OpenTelemetry's names."""
-    return {
-        EXCEPTION_TYPE: type(exception).__name__,
-        EXCEPTION_MESSAGE: str(exception),
-        EXCEPTION_STACKTRACE: "".join(traceback.format_exception(exception)),
-    }

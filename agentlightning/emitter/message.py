@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentlightning.semconv import AGL_MESSAGE, LightningSpanAttributes
-from agentlightning.types import SpanCoreFields
+from agentlightning.types import SpanCoreFields, SpanLike
 
 from .span import emit_span
 
 _BODY = LightningSpanAttributes.MESSAGE_BODY.value
 
 
-def emit_message(
-    message: str, *, attributes: Mapping[str, Any] | None = None, propagate: bool = True
-) -> SpanCoreFields:
+def emit_message(message: str, attributes: Mapping[str, Any] | None = None, propagate: bool = True) -> SpanCoreFields:
     """Record a line of text in the running attempt.
 
     Raises:
@@ -27,7 +25,7 @@ def emit_message(
     return emit_span(AGL_MESSAGE, {**dict(attributes or {}), _BODY: message}, propagate=propagate)
 
 
-def get_message_value(span: SpanCoreFields) -> str | None:
+def get_message_value(span: SpanLike) -> str | None:
     """The text of a message span, or `None` if it is none."""
-    body = span.attributes.get(_BODY)
+    body = (span.attributes or {}).get(_BODY)
     return body if isinstance(body, str) else None

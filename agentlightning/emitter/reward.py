@@ -5,17 +5,24 @@ A reward has one or more named dimensions; dimension 0 is the primary one, the n
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import numbers
-from collections.abc import Mapping, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 
 from agentlightning.semconv import AGL_REWARD, RewardPydanticModel, reward_name_key, reward_value_key
-from agentlightning.types import SpanCoreFields
+from agentlightning.types import SpanCoreFields, SpanLike
 
 from .span import emit_span
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound=SpanLike)
 
 PRIMARY = "primary"
 """Name of the only dimension of a reward that was given as one number."""
@@ -73,16 +80,35 @@ def reward_number(value: Any, name: str = "reward") -> float:
     return number
 
 
-def get_rewards_from_span(span: SpanCoreFields) -> list[RewardPydanticModel]:
+def reward(fn: Callable[P, R]) -> Callable[P, R]:
+    """Emit what a function returns as the reward. Deprecated since 0.3: call `emit_reward` on the result."""
+    warnings.warn("`@reward` is deprecated; call `emit_reward` on the function's result", DeprecationWarning, 2)
+
+    @functools.wraps(fn)
+    async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+        result = await cast(Any, fn(*args, **kwargs))
+        emit_reward(result)
+        return result
+
+    @functools.wraps(fn)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        result = fn(*args, **kwargs)
+        emit_reward(cast(Any, result))
+        return result
+
+    return cast("Callable[P, R]", call_async) if inspect.iscoroutinefunction(fn) else call
+
+
+def get_rewards_from_span(span: SpanLike) -> list[RewardPydanticModel]:
     """All dimensions of a reward span, the primary one first; empty if it is none."""
     found: list[RewardPydanticModel] = []
     while (value := _read(span, len(found))) is not None:
-        name = span.attributes.get(reward_name_key(len(found)), PRIMARY if not found else str(len(found)))
+        name = (span.attributes or {}).get(reward_name_key(len(found)), PRIMARY if not found else str(len(found)))
         found.append(RewardPydanticModel(name=str(name), value=value))
     return found
 
 
-def get_reward_value(span: SpanCoreFields) -> float | None:
+def get_reward_value(span: SpanLike) -> float | None:
     """The primary reward of a span, or `None` if it is no reward span.
 
     Spans may come from foreign programs: what is no finite number does not count as a reward.
@@ -90,17 +116,17 @@ def get_reward_value(span: SpanCoreFields) -> float | None:
     return _read(span, 0)
 
 
-def is_reward_span(span: SpanCoreFields) -> bool:
+def is_reward_span(span: SpanLike) -> bool:
     """Whether `span` gives a reward."""
     return get_reward_value(span) is not None
 
 
-def find_reward_spans(spans: Sequence[SpanCoreFields]) -> list[SpanCoreFields]:
+def find_reward_spans(spans: Sequence[S]) -> list[S]:
     """Those of `spans` that give a reward, in the given order."""
     return [span for span in spans if is_reward_span(span)]
 
 
-def find_final_reward(spans: Sequence[SpanCoreFields]) -> float | None:
+def find_final_reward(spans: Sequence[S]) -> float | None:
     """The primary reward of the last reward span of `spans`, which are in order of `sequence_id`; `None` if none."""
     for span in reversed(spans):
         if is_reward_span(span):
@@ -108,8 +134,8 @@ def find_final_reward(spans: Sequence[SpanCoreFields]) -> float | None:
     return None
 
 
-def _read(span: SpanCoreFields, index: int) -> float | None:
-    value = span.attributes.get(reward_value_key(index))
+def _read(span: SpanLike, index: int) -> float | None:
+    value = (span.attributes or {}).get(reward_value_key(index))
     return float(value) if isinstance(value, (bool, int, float)) and math.isfinite(value) else None
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
+POLL_S = 0.05
+"""How often `wait_for_event` looks at an event that can't wake a coroutine itself."""
 
 
 class ExecutionEvent(Protocol):
@@ -73,6 +79,49 @@ class ThreadingEvent:
         finally:
             with self._lock:
                 self._waiting.discard(future)
+
+
+class MultiprocessingEvent:
+    """An `ExecutionEvent` that processes of `multiprocessing` share, for programs that start their own.
+
+    Args:
+        ctx: The start method's context; `None`: the default one.
+    """
+
+    def __init__(self, *, ctx: BaseContext | None = None) -> None:
+        import multiprocessing  # 10 ms that nothing else here needs
+
+        self._event = (ctx or multiprocessing.get_context()).Event()
+
+    def set(self) -> None:
+        """Ask everybody to stop."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """Take it back."""
+        self._event.clear()
+
+    def is_set(self) -> bool:
+        """Whether everybody shall stop."""
+        return self._event.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block this thread until it is set, or for `timeout` seconds; whether it is set."""
+        return self._event.wait(timeout)
+
+    async def wait_async(self) -> None:
+        """Suspend this task until it is set; another process can't wake it, so it looks every `POLL_S`."""
+        while not self._event.is_set():  # noqa: ASYNC110  # it is no event of asyncio's
+            await asyncio.sleep(POLL_S)
+
+
+async def wait_for_event(event: ExecutionEvent) -> None:
+    """Suspend this task until `event` is set; it may lack `wait_async`, as a `threading.Event` does."""
+    if hasattr(event, "wait_async"):
+        await event.wait_async()
+        return
+    while not event.is_set():  # noqa: ASYNC110  # it is no event of asyncio's
+        await asyncio.sleep(POLL_S)
 
 
 def _wake(future: asyncio.Future[None]) -> None:

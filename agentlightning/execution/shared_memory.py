@@ -7,15 +7,14 @@ slow agents; agents that burn CPU share the interpreter with training.
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
+from typing import Literal
 
+from agentlightning.env_var import LightningEnvVar, resolve_bool_env_var
 from agentlightning.store.base import LightningStore
+from agentlightning.types import ConfigError
 
 from .base import AlgorithmBundle, ExecutionStrategy, RunnerBundle
-from .events import ThreadingEvent
-
-logger = logging.getLogger(__name__)
+from .run import Run, refuse_running_loop
 
 
 class SharedMemoryExecutionStrategy(ExecutionStrategy):
@@ -23,21 +22,43 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
 
     Args:
         n_runners: How many runner bundles run, with worker ids 0, 1, ...
+        main_thread: Which side runs in the calling thread, `algorithm` or `runner`; the latter helps to debug an async
+            agent and takes one runner.
         join_timeout: Seconds that cancelled runners get to clean up before their thread is given up.
         graceful_delay: Seconds that rollouts under way get to finish when the run ends, before they are cancelled.
+        poll_interval: Taken for the sake of Agent-Lightning 0.3; nothing polls here.
+        managed_store: Whether a store that is not made for several threads is put behind a lock; `None`:
+            `AGL_MANAGED_STORE`, else yes.
 
     Raises:
-        ValueError: `n_runners` is less than 1.
+        ValueError: `n_runners` is less than 1, or not 1 with `main_thread="runner"`.
     """
 
-    def __init__(self, n_runners: int = 1, join_timeout: float = 15.0, graceful_delay: float = 5.0):
+    alias = "shm"
+
+    def __init__(
+        self,
+        n_runners: int = 1,
+        main_thread: Literal["algorithm", "runner"] = "algorithm",
+        join_timeout: float = 15.0,
+        graceful_delay: float = 5.0,
+        poll_interval: float = 0.05,
+        managed_store: bool | None = None,
+    ):
         if n_runners < 1:
             raise ValueError(f"`n_runners` must be at least 1, not {n_runners}")
+        if main_thread not in ("algorithm", "runner"):
+            raise ValueError(f"`main_thread` must be `algorithm` or `runner`, not {main_thread!r}")
+        if main_thread == "runner" and n_runners != 1:
+            raise ValueError(f"`main_thread='runner'` takes one runner, and `n_runners` is {n_runners}")
         self.n_runners = n_runners
+        self.main_thread = main_thread
         self.join_timeout = join_timeout
         self.graceful_delay = graceful_delay
+        self.poll_interval = poll_interval
+        self.managed_store = resolve_bool_env_var(LightningEnvVar.AGL_MANAGED_STORE, managed_store, fallback=True)
 
-    def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> None:
+    def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore | None) -> None:
         """Run until the algorithm returns, then stop the runners.
 
         An exception of one side ends the other and is raised here: the first one, later ones are logged. Ctrl-C ends
@@ -46,105 +67,39 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
         Raises:
             RuntimeError: this thread runs an event loop (a notebook), or the runners did not stop.
         """
-        _refuse_running_loop()
-        run = _Run(self, algorithm, runner, store)
-        thread = threading.Thread(target=run.host_runners, name="agl-runners", daemon=True)
-        thread.start()
-        try:
-            run.host_algorithm()
-        finally:
-            run.event.set()
-            thread.join(self.graceful_delay + self.join_timeout)
-        for later in run.errors[1:]:
-            logger.error("a second failure while the run was ending", exc_info=later)
-        if run.errors:
-            raise run.errors[0]
-        if thread.is_alive():
-            raise RuntimeError(
-                f"the runners did not stop within {self.graceful_delay + self.join_timeout:g} s; does an agent swallow "
-                "`asyncio.CancelledError` or block the event loop?"
-            )
+        refuse_running_loop()
+        if store is None:
+            raise ConfigError("this strategy needs a store")
+        shared = self._shared(store)
 
+        async def runners(run: Run) -> None:
+            await self._run_bundles(runner, shared, run)
 
-class _Run:
-    """One call of `execute`: two event loops in two threads, and what they tell each other."""
+        Run(algorithm, runners, shared).execute(self.graceful_delay + self.join_timeout, main=self.main_thread)
 
-    def __init__(
-        self,
-        strategy: SharedMemoryExecutionStrategy,
-        algorithm: AlgorithmBundle,
-        runner: RunnerBundle,
-        store: LightningStore,
-    ):
-        self.event = ThreadingEvent()
-        """Set when the run ends, for whatever reason."""
-        self.errors: list[BaseException] = []
-        """What either side raised, in order of time."""
-        self._crashed = ThreadingEvent()
-        self._strategy = strategy
-        self._algorithm = algorithm
-        self._runner = runner
-        self._store = store
+    def _shared(self, store: LightningStore) -> LightningStore:
+        if not self.managed_store or type(store) is LightningStore or store.capabilities.get("thread_safe"):
+            return store
+        from agentlightning.store.threading import LightningStoreThreaded
 
-    def host_algorithm(self) -> None:
-        """Run the algorithm in this thread until it ends or a runner fails."""
-        try:
-            asyncio.run(self._algorithm_or_crash())
-        except Exception as error:  # noqa: BLE001  # raised by `execute` once the runners have stopped
-            self.errors.append(error)
+        return LightningStoreThreaded(store)
 
-    def host_runners(self) -> None:
-        """Run all runners in this thread until they end."""
-        try:
-            asyncio.run(self._runners_until_stop())
-        except BaseException as error:  # noqa: BLE001  # raised by `execute` in its own thread
-            self.errors.append(error)
-            self.event.set()
-            self._crashed.set()
-
-    async def _algorithm_or_crash(self) -> None:
-        algorithm = asyncio.ensure_future(self._algorithm(self._store, self.event))
-        crash = asyncio.create_task(self._crashed.wait_async())
-        try:
-            await asyncio.wait({algorithm, crash}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            crash.cancel()
-            if not algorithm.done():
-                algorithm.cancel()
-                await asyncio.wait({algorithm})
-        if not algorithm.cancelled():
-            algorithm.result()
-
-    async def _runners_until_stop(self) -> None:
+    async def _run_bundles(self, runner: RunnerBundle, store: LightningStore, run: Run) -> None:
         tasks: set[asyncio.Future[None]] = {
-            asyncio.ensure_future(self._runner(self._store, worker_id, self.event))
-            for worker_id in range(self._strategy.n_runners)
+            asyncio.ensure_future(runner(store, worker_id, run.event)) for worker_id in range(self.n_runners)
         }
-        stop = asyncio.create_task(self.event.wait_async())
+        stop = asyncio.create_task(run.event.wait_async())
         running = set(tasks)
-        while running and not self.event.is_set():
+        while running and not run.event.is_set():
             done, _ = await asyncio.wait({*running, stop}, return_when=asyncio.FIRST_COMPLETED)
             running -= done
-            if any(task.exception() for task in done if task is not stop):
-                self.event.set()
-                self._crashed.set()
-        if not self.event.is_set():
-            await self._without_runners(stop)
+            for task in done - {stop}:
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    run.fail(error)
         stop.cancel()
-        await _end(running, self._strategy.graceful_delay)
+        await _end(running, self.graceful_delay)
         for error in [e for task in tasks if not task.cancelled() and (e := task.exception())]:
             raise error
-
-    async def _without_runners(self, stop: asyncio.Future[None]) -> None:
-        """All runners have ended by themselves (`max_rollouts`): fine, while the algorithm wants no more of them."""
-        while not self.event.is_set():
-            if (await self._store.query_rollouts(status_in=["queuing", "requeuing"], limit=1)).total:
-                self.event.set()
-                self._crashed.set()
-                raise RuntimeError(
-                    "rollouts are queued and all runners have ended; raise `max_rollouts`, or leave it out"
-                )
-            await asyncio.wait({stop}, timeout=1.0)
 
 
 async def _end(tasks: set[asyncio.Future[None]], graceful_delay: float) -> None:
@@ -156,14 +111,3 @@ async def _end(tasks: set[asyncio.Future[None]], graceful_delay: float) -> None:
         task.cancel()
     if late:
         await asyncio.wait(late)
-
-
-def _refuse_running_loop() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise RuntimeError(
-        "this thread runs an event loop already (a notebook, or an async function); "
-        "call it in a thread, as in `await asyncio.to_thread(trainer.fit, agent, train_dataset)`"
-    )

@@ -71,6 +71,18 @@ def load_model(path: str | Path, *, dtype: str = "auto", device: str = "cpu") ->
     return LoadedModel(model, tokenizer, name)
 
 
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a model, without its weights.
+
+    Raises:
+        ModelError: there is none.
+    """
+    name = _locate(path)
+    here = Path(name).is_dir() or not _hub_answers()
+    with _quiet(), _one_line(name):
+        return AutoTokenizer.from_pretrained(name, local_files_only=here)
+
+
 def save_model(model: Any, tokenizer: Any, path: str | Path) -> None:
     """Write a model and its tokenizer so that plain `AutoModelForCausalLM.from_pretrained(path)` loads them.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -29,25 +30,33 @@ class FunctionalLitAgent(LitAgent[Any], Generic[P, R]):
     """A function as an agent.
 
     Args:
-        function: Sync or async; its first parameter is `task`, the others are named in `INJECTED`.
+        rollout_func: Sync or async; its first parameter is `task`, the others are named in `INJECTED`.
         strip_proxy: Whether the function gets a plain `LLM`, whose endpoint is that of the attempt, for a `ProxyLLM`.
 
     Raises:
         TypeError: the function's parameters are not of these names.
     """
 
-    def __init__(self, function: Callable[P, R], *, strip_proxy: bool = True):
+    def __init__(self, rollout_func: Callable[P, R], *, strip_proxy: bool = True):
         super().__init__()
-        self._function = function
+        self._function = rollout_func
         self._strip_proxy = strip_proxy
-        self._wanted = _wanted(function)
+        self._wanted = _wanted(rollout_func)
         self.needs_resources = bool({"llm", "prompt_template", "resources"} & set(self._wanted))
         self._warned: set[str] = set()
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, rollout_func)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The function itself: nothing is injected, traced or stored."""
         return self._function(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        """By name where the name of the function means this agent in a module; else by value, function and all."""
+        module, name = str(self.__module__), str(getattr(self, "__qualname__", ""))
+        found: Any = sys.modules.get(module) if module != "__main__" else None
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        return name if found is self else super().__reduce__()
 
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
@@ -137,12 +146,10 @@ def _needs(function: Callable[..., Any], parameter: str, decorator: str) -> None
 
 
 @overload
-def rollout(function: Callable[P, R], *, strip_proxy: bool = True) -> FunctionalLitAgent[P, R]: ...
+def rollout(func: Callable[P, R], *, strip_proxy: bool = True) -> FunctionalLitAgent[P, R]: ...
 @overload
-def rollout(
-    function: None = None, *, strip_proxy: bool = True
-) -> Callable[[Callable[P, R]], FunctionalLitAgent[P, R]]: ...
-def rollout(function: Callable[..., Any] | None = None, *, strip_proxy: bool = True) -> Any:
+def rollout(func: None = None, *, strip_proxy: bool = True) -> Callable[[Callable[P, R]], FunctionalLitAgent[P, R]]: ...
+def rollout(func: Callable[..., Any] | None = None, *, strip_proxy: bool = True) -> Any:
     """Make an agent of a function whose first parameter is `task`.
 
     The parameters after it get, by name: `llm` the first LLM and `prompt_template` the first prompt template among the
@@ -150,38 +157,38 @@ def rollout(function: Callable[..., Any] | None = None, *, strip_proxy: bool = T
     `LitAgent.rollout` may return, mostly a reward.
 
     Args:
-        function: Sync or async.
+        func: Sync or async.
         strip_proxy: Whether a `ProxyLLM` is given as the plain `LLM` of the attempt.
 
     Raises:
         TypeError: a parameter has another name and no default.
     """
-    if function is None:
+    if func is None:
         return functools.partial(rollout, strip_proxy=strip_proxy)
-    return FunctionalLitAgent(function, strip_proxy=strip_proxy)
+    return FunctionalLitAgent(func, strip_proxy=strip_proxy)
 
 
 @overload
-def llm_rollout(function: Callable[P, R], *, strip_proxy: bool = True) -> FunctionalLitAgent[P, R]: ...
+def llm_rollout(func: Callable[P, R], *, strip_proxy: bool = True) -> FunctionalLitAgent[P, R]: ...
 @overload
 def llm_rollout(
-    function: None = None, *, strip_proxy: bool = True
+    func: None = None, *, strip_proxy: bool = True
 ) -> Callable[[Callable[P, R]], FunctionalLitAgent[P, R]]: ...
-def llm_rollout(function: Callable[..., Any] | None = None, *, strip_proxy: bool = True) -> Any:
+def llm_rollout(func: Callable[..., Any] | None = None, *, strip_proxy: bool = True) -> Any:
     """`rollout` for a function that takes `task` and `llm`. Raises `TypeError` if it doesn't."""
-    if function is None:
+    if func is None:
         return functools.partial(llm_rollout, strip_proxy=strip_proxy)
-    _needs(function, "llm", "llm_rollout")
-    return FunctionalLitAgent(function, strip_proxy=strip_proxy)
+    _needs(func, "llm", "llm_rollout")
+    return FunctionalLitAgent(func, strip_proxy=strip_proxy)
 
 
 @overload
-def prompt_rollout(function: Callable[P, R]) -> FunctionalLitAgent[P, R]: ...
+def prompt_rollout(func: Callable[P, R]) -> FunctionalLitAgent[P, R]: ...
 @overload
-def prompt_rollout(function: None = None) -> Callable[[Callable[P, R]], FunctionalLitAgent[P, R]]: ...
-def prompt_rollout(function: Callable[..., Any] | None = None) -> Any:
+def prompt_rollout(func: None = None) -> Callable[[Callable[P, R]], FunctionalLitAgent[P, R]]: ...
+def prompt_rollout(func: Callable[..., Any] | None = None) -> Any:
     """`rollout` for a function that takes `task` and `prompt_template`. Raises `TypeError` if it doesn't."""
-    if function is None:
+    if func is None:
         return prompt_rollout
-    _needs(function, "prompt_template", "prompt_rollout")
-    return FunctionalLitAgent(function)
+    _needs(func, "prompt_template", "prompt_rollout")
+    return FunctionalLitAgent(func)

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from agentlightning.tracer import Tracer, get_active_tracer
-from agentlightning.types import AttemptedRollout, NamedResources, RolloutMode, SpanCoreFields
+from agentlightning.types import AttemptedRollout, NamedResources, RolloutMode, RolloutRawResult
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
-
     from agentlightning.runner import Runner
 
 T = TypeVar("T")
-# A string, because `ReadableSpan` is costly to import.
-RolloutRawResult: TypeAlias = "float | Sequence[SpanCoreFields] | Sequence[ReadableSpan] | None"
-"""What an agent may return: nothing (it emits its reward), the final reward, or its spans."""
+
+__all__ = ["LitAgent", "RolloutRawResult", "executing_runner"]
 
 executing_runner: ContextVar[Any] = ContextVar("agentlightning_runner", default=None)
 """The runner that executes the current attempt; several share one agent object."""
@@ -39,7 +36,13 @@ class LitAgent(Generic[T]):
     needs_resources: bool = True
     """False for an agent that can run when the store holds no resources."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, trained_agents: str | None = None) -> None:
+        """Begin without runner and trainer.
+
+        Args:
+            trained_agents: Kept for subclasses of 0.3 that pass it; which calls are trained is the adapter's choice.
+        """
+        self.trained_agents = trained_agents
         self._runner: weakref.ref[Runner[T]] | None = None
         self._trainer: weakref.ref[Any] | None = None
 
@@ -110,11 +113,18 @@ class LitAgent(Generic[T]):
     def _overrides(self, name: str) -> bool:
         return getattr(type(self), name) is not getattr(LitAgent, name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without runner and trainer: a copy in another process has others."""
+        return {**self.__dict__, "_runner": None, "_trainer": None}
+
     # -- what an agent may ask --------------------------------------------------------------------------------------
 
     def set_runner(self, runner: Runner[T]) -> None:
         """Called by the runner. Held weakly."""
         self._runner = weakref.ref(runner)
+
+    def leave_runner(self, runner: Runner[T]) -> None:
+        """Called by a runner that lets go of this agent: override it to end what was kept between rollouts."""
 
     def get_runner(self) -> Runner[T]:
         """The runner that executes the current attempt, or else the last one that took this agent.

@@ -5,11 +5,8 @@ Called by uvicorn; hands chat completions to `gateway`.
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import re
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -18,10 +15,10 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentlightning.types import RequestError
+from agentlightning.utils.asgi import read_body, shows_key, unless_disconnected
 
 from .gateway import Gateway
 
-T = TypeVar("T")
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ATTEMPT = "/rollout/{rollout_id}/attempt/{attempt_id}"
 _JSON = "application/json"
@@ -83,10 +80,7 @@ class _Guard:
             await answer(scope, receive, send)
 
     def _check(self, scope: Scope, key: bytes) -> None:
-        headers = dict(scope["headers"])
-        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-        shown = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-        if not hmac.compare_digest(shown, key):
+        if not shows_key(scope["headers"], key):
             raise RequestError(
                 "wrong or missing API key; send it as `Authorization: Bearer <key>` or `x-api-key`",
                 status=401,
@@ -103,10 +97,10 @@ class _ChatEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ids = _attempt_ids(scope["path_params"])
-        raw = await _read_body(scope, receive, self._limit)
+        raw = await read_body(scope["headers"], receive, self._limit)
         if raw is None:
             return
-        answer = await _unless_disconnected(receive, self._gateway.chat(raw, ids))
+        answer = await unless_disconnected(receive, self._gateway.chat(raw, ids))
         if answer is not None:
             await Response(answer, media_type=_JSON)(scope, receive, send)
 
@@ -118,55 +112,3 @@ def _attempt_ids(path_params: dict[str, Any]) -> tuple[str, str] | None:
         if not _SAFE_ID.fullmatch(path_params[name]):
             raise RequestError(f"the path's `{name}` is not one of this system's ids", status=404, code="invalid_id")
     return path_params["rollout_id"], path_params["attempt_id"]
-
-
-async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
-    """The request body; `None` if the client went away while sending it."""
-    size = int(next((value for name, value in scope["headers"] if name == b"content-length"), b"0"))
-    received, parts = 0, list[bytes]()
-    more = True
-    while more and size <= limit:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-        received += len(parts[-1])
-        size = max(size, received)
-    if size > limit:
-        raise RequestError(
-            f"the request body is longer than {limit} bytes; send less, or raise `max_body_bytes`", status=413
-        )
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or `None` if the client goes away first: `work` is cancelled then.
-
-    To be called when the request body has been read, from where on the server only reports the disconnect.
-    """
-    caller = asyncio.current_task()
-    assert caller is not None
-    gone, working = False, True
-
-    def cancel(_: asyncio.Task[None]) -> None:
-        nonlocal gone
-        if working:
-            gone = caller.cancel()
-
-    watch = asyncio.create_task(_disconnected(receive))
-    watch.add_done_callback(cancel)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if gone and caller.uncancel() == 0:
-            return None
-        raise
-    finally:
-        working = False
-        watch.cancel()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -79,6 +79,10 @@ class Attempts:
             task.add_done_callback(lambda done: self._loaded(key, done))
         return await asyncio.shield(task)  # one caller that goes away must not take the others with it
 
+    def forget(self, rollout_id: str, attempt_id: str) -> None:
+        """Ask the store again at the next call."""
+        self._known.pop((rollout_id, attempt_id), None)
+
     def _loaded(self, key: tuple[str, str], task: asyncio.Task[AttemptState]) -> None:
         del self._loading[key]
         if task.cancelled() or task.exception() is not None:

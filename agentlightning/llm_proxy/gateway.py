@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from agentlightning.store.base import LightningStore
-from agentlightning.types import ChatReply, RequestError, Span
+from agentlightning.types import ChatReply, LeaseLostError, NotFoundError, RequestError, Span
 
 from .attempts import Attempts, AttemptState, call_seed
 from .body import force_sampling, parse_body
@@ -101,6 +101,13 @@ class Gateway:
         assert self.store is not None
         try:
             await self.store.add_many_spans(spans)
+        except LeaseLostError as error:
+            # Forgotten, so that its next call is refused before a backend works for it.
+            self._attempts.forget(spans[0].rollout_id, spans[0].attempt_id)
+            raise RequestError(str(error), status=409, code="stale_attempt") from error
+        except NotFoundError as error:
+            self._attempts.forget(spans[0].rollout_id, spans[0].attempt_id)
+            raise RequestError(f"{error}; stop this agent", status=404, code="unknown_rollout") from error
         except Exception as error:
             logger.exception("no span for a call of attempt %s", spans[0].attempt_id)
             raise RequestError(

@@ -1,22 +1,21 @@
 """`LLMProxy`: the gateway's public face. Algorithms start it, say which models it serves, and hand it to agents.
 
-Called by algorithms and the trainer; puts together `routes`, `gateway`, `app` and `server`.
+Called by algorithms and the trainer; puts together `routes`, `gateway` and `app`, and serves them from a thread.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentlightning.store.base import LightningStore
 from agentlightning.types import LLM, ConfigError, ProxyLLM
+from agentlightning.utils.server_thread import ServerThread, bind, host_in_url, is_loopback
 
 from .app import create_app
 from .backend import Backend
 from .gateway import Gateway
 from .routes import ModelRoutes
-from .server import ServerThread, bind
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 NO_KEY = "none"
@@ -53,7 +52,7 @@ class LLMProxy:
         api_key: str | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
-        if not _is_loopback(host) and not api_key:
+        if not is_loopback(host) and not api_key:
             raise ConfigError(
                 f"`host` {host!r} can be reached from other machines, so it needs an `api_key`; or listen on 127.0.0.1"
             )
@@ -61,7 +60,7 @@ class LLMProxy:
             raise ConfigError(f"`port` {port} is not between 0 and 65535; `port=None` takes a free one")
         self._wanted_port = port
         self._host = host
-        self._access_host = access_host or ("127.0.0.1" if host in ("0.0.0.0", "::") else host)
+        self._access_host = host_in_url(host, access_host)
         self._api_key = api_key
         self._max_body_bytes = max_body_bytes
         self._routes = ModelRoutes()
@@ -159,8 +158,7 @@ class LLMProxy:
     @property
     def base_url(self) -> str:
         """URL for an OpenAI client whose calls belong to no rollout."""
-        host = f"[{self._access_host}]" if ":" in self._access_host else self._access_host
-        return f"http://{host}:{self.port}/v1"
+        return f"http://{self._access_host}:{self.port}/v1"
 
     def as_resource(
         self,
@@ -195,10 +193,3 @@ class LLMProxy:
         if rollout_id is None and attempt_id is None:
             return resource
         return LLM(endpoint=resource.get_base_url(rollout_id, attempt_id), **shared)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

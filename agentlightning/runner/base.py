@@ -22,13 +22,17 @@ class Runner(Generic[T]):
 
     tracer: Tracer
 
-    def init(self, agent: LitAgent[T], *, hooks: Sequence[Hook] = ()) -> None:
+    def init(self, agent: LitAgent[T], *, hooks: Sequence[Hook] | None = None) -> None:
         """Take the agent that is to be executed."""
         raise NotImplementedError
 
     def init_worker(self, worker_id: int, store: LightningStore) -> None:
         """Take the store, and the number that tells this runner from the others."""
         raise NotImplementedError
+
+    def run(self, *args: Any, **kwargs: Any) -> None:
+        """Not how a runner is used. Raises `RuntimeError`."""
+        raise RuntimeError("a runner has no `run`: use `iter()` for the queue or `step(task)` for one task")
 
     async def iter(self, *, event: ExecutionEvent | None = None) -> None:
         """Execute rollouts from the queue until `event` is set."""

@@ -2,7 +2,8 @@
 
 A sync agent runs in a daemon thread of its own with the caller's context variables. A thread can't be killed: at a
 timeout it is abandoned, its result ignored and its later spans dropped; being a daemon it does not keep the program
-alive. A pool would lose a place for each abandoned thread, and a new thread costs about 0.1 ms.
+alive. A runner process is told, finishes what else it does and is replaced (`execution.host`), which ends the thread
+too. A pool would lose a place for each abandoned thread, and a new thread costs about 0.1 ms.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from agentlightning.execution.host import host
 
 CANCEL_GRACE_S = 1.0
 """How long a cancelled async agent may take to clean up before its attempt ends without it."""
@@ -57,8 +60,8 @@ async def call_agent(function: Callable[..., Any], *args: Any, timeout: float | 
         await _abandon(work)
         raise
     if not done:
-        await _abandon(work)
-        raise AgentTimeout(f"the agent took longer than `timeout_seconds`={timeout:g}")
+        goes_on = await _abandon(work)
+        raise AgentTimeout(f"the agent took longer than `timeout_seconds`={timeout:g}{_fate(goes_on)}")
     if work.cancelled():
         raise AgentExit("the agent raised `asyncio.CancelledError` though nobody had cancelled it")
     return _unwrap(work.result())
@@ -104,6 +107,18 @@ def _deliver(future: asyncio.Future[_Outcome], outcome: _Outcome) -> None:
         future.set_result(outcome)
 
 
-async def _abandon(work: asyncio.Future[_Outcome]) -> None:
+async def _abandon(work: asyncio.Future[_Outcome]) -> bool:
+    """Cancel; whether the agent's code may go on all the same, because it is in a thread or ignores it."""
     work.cancel()
-    await asyncio.wait({work}, timeout=CANCEL_GRACE_S)
+    goes_on = not isinstance(work, asyncio.Task) or not (await asyncio.wait({work}, timeout=CANCEL_GRACE_S))[0]
+    if goes_on and (process := host()) is not None:
+        process.abandoned()
+    return goes_on
+
+
+def _fate(goes_on: bool) -> str:
+    if not goes_on:
+        return ""
+    if host() is not None:
+        return "; its code can't be stopped, so this runner process is replaced"
+    return "; its code can't be stopped within this process and goes on (runner processes, `strategy='cs'`, end it)"

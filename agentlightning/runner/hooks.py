@@ -1,41 +1,16 @@
-"""`Hook`: a user's own code at four moments of a rollout."""
+"""Calls a user's hooks; `Hook` itself is in `types`, where 0.3 has it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from agentlightning.litagent import LitAgent
-from agentlightning.tracer import Tracer
-from agentlightning.types import AttemptedRollout, Span
+from agentlightning.types import Hook
 
-if TYPE_CHECKING:
-    from .base import Runner
+__all__ = ["Hook", "trigger"]
 
 logger = logging.getLogger(__name__)
-
-
-class Hook:
-    """Override what you need. An exception in a hook is logged and changes nothing else."""
-
-    async def on_rollout_start(self, *, agent: LitAgent[Any], runner: Runner[Any], rollout: AttemptedRollout) -> None:
-        """Before anything else."""
-
-    async def on_trace_start(
-        self, *, agent: LitAgent[Any], runner: Runner[Any], tracer: Tracer, rollout: AttemptedRollout
-    ) -> None:
-        """Right before the agent: emitters work from here on."""
-
-    async def on_trace_end(
-        self, *, agent: LitAgent[Any], runner: Runner[Any], tracer: Tracer, rollout: AttemptedRollout
-    ) -> None:
-        """Right after the agent, failed or not: the last moment at which emitters work."""
-
-    async def on_rollout_end(
-        self, *, agent: LitAgent[Any], runner: Runner[Any], rollout: AttemptedRollout, spans: Sequence[Span]
-    ) -> None:
-        """All `spans` of the attempt are in the store, its final status is not."""
 
 
 async def trigger(hooks: Sequence[Hook], moment: str, **arguments: Any) -> None:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
-from agentlightning.execution.events import ExecutionEvent
+from agentlightning.execution.events import ExecutionEvent, wait_for_event
 
 R = TypeVar("R")
 
@@ -15,7 +15,7 @@ R = TypeVar("R")
 @contextlib.asynccontextmanager
 async def stopping(event: ExecutionEvent | None) -> AsyncGenerator[asyncio.Future[Any], None]:
     """A future that is done once `event` is set; never if there is none."""
-    waiting: Coroutine[Any, Any, Any] = event.wait_async() if event is not None else asyncio.Event().wait()
+    waiting: Coroutine[Any, Any, Any] = wait_for_event(event) if event is not None else asyncio.Event().wait()
     stop = asyncio.create_task(waiting)
     await asyncio.sleep(0)  # an event that is set already counts from the start
     try:
@@ -30,11 +30,3 @@ async def cancelled(task: asyncio.Future[R]) -> R | None:
     task.cancel()
     await asyncio.wait({task})
     return None if task.cancelled() else task.result()
-
-
-def finished(tasks: set[asyncio.Task[R]]) -> set[asyncio.Task[R]]:
-    """Those of `tasks` that are done; raises what one of them raised."""
-    done = {task for task in tasks if task.done()}
-    for task in done:
-        task.result()
-    return done

@@ -1,24 +1,45 @@
 """The store: the queue, ledger and archive that algorithms and runners share. See `base.LightningStore`.
 
-Light: the SQL home, which needs SQLAlchemy, is imported when it is first asked for.
+Light: SQL homes, server and client, which need SQLAlchemy and web frameworks, are imported when they are asked for.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from .base import UNSET, LightningStore, Unset
+from agentlightning.not_built import missing
+
+from .base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics, Unset
 from .memory import InMemoryLightningStore
 
 if TYPE_CHECKING:
+    from .client_server import LightningStoreClient, LightningStoreServer
     from .sql import SqlLightningStore
+    from .threading import LightningStoreThreaded
 
-__all__ = ["UNSET", "InMemoryLightningStore", "LightningStore", "SqlLightningStore", "Unset"]
+__all__ = [
+    "UNSET",
+    "InMemoryLightningStore",
+    "LightningStore",
+    "LightningStoreCapabilities",
+    "LightningStoreClient",
+    "LightningStoreServer",
+    "LightningStoreStatistics",
+    "LightningStoreThreaded",
+    "SqlLightningStore",
+    "Unset",
+]
+
+_LATER = {
+    "LightningStoreClient": "client_server",
+    "LightningStoreServer": "client_server",
+    "LightningStoreThreaded": "threading",
+    "SqlLightningStore": "sql",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "SqlLightningStore":
-        from .sql import SqlLightningStore
-
-        return SqlLightningStore
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _LATER:
+        return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    raise missing(__name__, name)

@@ -9,9 +9,10 @@ event loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from agentlightning.types import (
+    TERMINAL_ROLLOUT,
     Attempt,
     AttemptedRollout,
     AttemptStatus,
@@ -28,6 +29,9 @@ from agentlightning.types import (
     Worker,
 )
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
 
 class Unset:
     """The type of `UNSET`: an argument that was not given, where `None` is a value of its own."""
@@ -37,12 +41,72 @@ class Unset:
 
 
 UNSET: Final = Unset()
+
+
+def is_finished(rollout: Rollout) -> bool:
+    """Whether nothing more happens to the rollout."""
+    return rollout.status in TERMINAL_ROLLOUT
+
+
+def is_queuing(rollout: Rollout) -> bool:
+    """Whether the rollout waits for a runner, for the first time or again."""
+    return rollout.status in ("queuing", "requeuing")
+
+
+def is_running(rollout: Rollout) -> bool:
+    """Whether a runner has the rollout."""
+    return rollout.status in ("preparing", "running")
+
+
+class LightningStoreCapabilities(TypedDict, total=False):
+    """What a store can do; `False` where a key is missing."""
+
+    thread_safe: bool
+    """Methods may be called from any thread and event loop."""
+    async_safe: bool
+    """Methods may run at once in one event loop."""
+    zero_copy: bool
+    """Copies of the object in other processes see the same rows."""
+    otlp_traces: bool
+    """`otlp_traces_endpoint` takes OpenTelemetry's own export."""
+
+
+class LightningStoreStatistics(TypedDict, total=False):
+    """What a store holds."""
+
+    name: str
+    """Which store answers."""
+    total_rollouts: int
+    total_attempts: int
+    total_spans: int
+    total_resources: int
+    total_workers: int
+    queued_rollouts: int
+    """How many wait to be dequeued."""
+    uptime: float
+    """Seconds since it was opened."""
+
+
 FilterLogic = Literal["and", "or"]
 SortOrder = Literal["asc", "desc"]
 
 
 class LightningStore:
-    """The interface of every store home. Unknown ids raise `ValueError` unless a method says that it returns `None`."""
+    """The interface of every store home.
+
+    Unknown ids raise `NotFoundError` (a `ValueError`) unless a method says that it returns `None`. An attempt is a
+    lease: once it was ended by the store (`timeout`, `unresponsive`) or by cancelling its rollout, or once its rollout
+    is back in the queue or has a newer attempt, what its worker writes raises `LeaseLostError` and changes nothing.
+    """
+
+    @property
+    def capabilities(self) -> LightningStoreCapabilities:
+        """What this store can do."""
+        return {}
+
+    def otlp_traces_endpoint(self) -> str:
+        """URL for OpenTelemetry's OTLP/HTTP exporters. Raises `NotImplementedError` without `otlp_traces`."""
+        raise NotImplementedError(f"`{type(self).__name__}` takes no OTLP; serve it with `LightningStoreServer`")
 
     # -- rollouts ---------------------------------------------------------------------------------------------------
 
@@ -97,6 +161,17 @@ class LightningStore:
         """
         raise NotImplementedError
 
+    async def release_rollouts(self, key: str) -> int:
+        """Give back what `dequeue_many_rollouts` took, or would still take, under a request key (`replies.keyed`).
+
+        For a client whose call was cancelled, so that it can't know what the server did. Only attempts that nobody has
+        written to go back to the queue. Returns how many did.
+
+        Raises:
+            ConflictError: `key` is that of a call of another method.
+        """
+        return 0
+
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Begin another attempt of a rollout, whatever `max_attempts` says."""
         raise NotImplementedError
@@ -115,8 +190,11 @@ class LightningStore:
 
         The first terminal status wins: another one changes nothing (the answer shows which it is).
 
+        An attempt under way ends with it: `succeeded` if the rollout does, else `failed`.
+
         Raises:
-            ValueError: `preparing` or `running` for a terminal rollout; a `resources_id` that the store doesn't know.
+            ConflictError: `preparing` or `running` for a terminal rollout.
+            NotFoundError: no such rollout, or a `resources_id` that the store doesn't know.
         """
         raise NotImplementedError
 
@@ -133,6 +211,9 @@ class LightningStore:
 
         The first result of an attempt counts: a status that comes after it changes nothing (the answer shows which
         it is).
+
+        Raises:
+            LeaseLostError: the attempt no longer counts (see the class), unless `status` is the one it has.
         """
         raise NotImplementedError
 
@@ -147,8 +228,13 @@ class LightningStore:
         sort_order: SortOrder = "asc",
         limit: int = -1,
         offset: int = 0,
+        status: Sequence[RolloutStatus] | None = None,
+        rollout_ids: Sequence[str] | None = None,
     ) -> PaginatedResult[Rollout]:
-        """Rollouts that match; each that has attempts comes as an `AttemptedRollout` with the latest one."""
+        """Rollouts that match; each that has attempts comes as an `AttemptedRollout` with the latest one.
+
+        `status` and `rollout_ids` are older names of `status_in` and `rollout_id_in`.
+        """
         raise NotImplementedError
 
     async def query_attempts(
@@ -190,8 +276,19 @@ class LightningStore:
 
         A span is the same if rollout, attempt and `span_id` are. A `sequence_id` of 0 is numbered in order of
         arrival; a larger one than any before moves the counter. The first span of an attempt makes it `running`.
+        Spans of an attempt that ended by its own report (`succeeded`, `failed`) are still taken while it counts.
+
+        Raises:
+            NotFoundError: a span of an unknown rollout or attempt; nothing is stored.
+            LeaseLostError: a span of an attempt that no longer counts; nothing is stored.
         """
         raise NotImplementedError
+
+    async def add_otel_span(
+        self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: int | None = None
+    ) -> Span | None:
+        """Store a finished OpenTelemetry span, numbered on arrival if `sequence_id` is not given. See `add_span`."""
+        return await self.add_span(Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0))
 
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
         """Reserve the next sequence id of a rollout."""
@@ -297,7 +394,14 @@ class LightningStore:
         """
         raise NotImplementedError
 
-    async def statistics(self) -> dict[str, Any]:
+    async def trim(self, retention: int) -> int:
+        """Drop the oldest ended rollouts beyond the newest `retention`, with their attempts and spans.
+
+        Rollouts that somebody waits for are kept. Returns how many were dropped.
+        """
+        raise NotImplementedError
+
+    async def statistics(self) -> LightningStoreStatistics:
         """Counts by kind: `total_rollouts`, `total_attempts`, `total_spans`, `total_resources`, `total_workers`, ..."""
         raise NotImplementedError
 

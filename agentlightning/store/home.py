@@ -1,4 +1,5 @@
-"""`LedgerStore`: everything that the homes share. Encodes arguments, runs an operation, decodes its rows.
+"""`LedgerStore`: everything that the homes share. Encodes arguments, runs an operation, decodes its rows. What only
+reads is in `ledger_queries`.
 
 `memory` and `sql` say where an operation runs (`_run`). Values are encoded and decoded in the caller's thread, so that
 a wrong one is refused before anything happens and the home is kept busy no longer than needed.
@@ -7,9 +8,8 @@ a wrong one is refused before anything happens and the home is kept busy no long
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Sequence
+from typing import Any, Final, Literal, cast, get_args
 
 from agentlightning.types import (
     Attempt,
@@ -17,7 +17,6 @@ from agentlightning.types import (
     AttemptStatus,
     EnqueueRolloutRequest,
     NamedResources,
-    PaginatedResult,
     ResourcesUpdate,
     Rollout,
     RolloutConfig,
@@ -28,12 +27,15 @@ from agentlightning.types import (
     Worker,
 )
 
-from . import operations, registry, span_operations
-from .base import UNSET, FilterLogic, LightningStore, SortOrder, Unset
+from . import operations, overdue, recordings, registry, span_operations
+from .base import UNSET, LightningStoreCapabilities, LightningStoreStatistics, Unset
+from .clock import Clock
 from .codec import encode
 from .ledger import Ledger
-from .query import Query, make_query, page_model
+from .ledger_queries import LedgerQueries, Operation, R
+from .replies import REPLY_SECONDS, Form, once, request_key
 from .rows import (
+    AttemptRow,
     Draft,
     attempt_model,
     attempted_model,
@@ -42,30 +44,76 @@ from .rows import (
     encode_resources,
     resources_model,
     rollout_model,
-    span_model,
     span_row,
     worker_model,
 )
 from .waits import Waits
+from .watchdog import Watchdog
 
-R = TypeVar("R")
-Operation = Callable[[Ledger], R]
+SHORTEST_INTERVAL: Final = 0.1
+"""Seconds between scans where upstream's `scan_debounce_seconds=0` asks for as many as there may be."""
+LEAST_GAP: Final = 5.0
+"""Seconds; a shorter delay of a scan is no gap, whatever the interval."""
+HOUSEKEEPING: Final = 10
+"""Scans from one housekeeping (old replies, retention) to the next."""
+TRIM_AT_ONCE: Final = 128
+"""How many rollouts one operation drops; bounds how long it keeps the home busy."""
 
 
-class LedgerStore(LightningStore):
+class LedgerStore(LedgerQueries):
     """A store whose rows are in a `Ledger` of this process."""
 
-    def __init__(self) -> None:
-        self._waits = Waits()
-
-    @abstractmethod
-    async def _run(self, operation: Operation[R], undo: Callable[[R], Operation[None]] | None = None) -> R:
-        """Run an operation as one transaction, then tell `_waits` of its effects.
+    def __init__(
+        self,
+        *,
+        scan_interval: float = 1.0,
+        worker_timeout: float | None = 60.0,
+        retention: int | None = None,
+        scan_debounce_seconds: float | None = None,
+    ) -> None:
+        """Homes call this first.
 
         Args:
-            operation: May be run again from the start if the home could not keep what it did.
-            undo: From the result, the operation that takes it back when the caller was cancelled meanwhile.
+            scan_interval: Seconds between the scans for overdue attempts.
+            worker_timeout: Seconds after which a worker that has sent heartbeats and then none is taken for gone, and
+                its attempts end; `None`: never.
+            retention: How many ended rollouts the scan keeps; `None`: all.
+            scan_debounce_seconds: Upstream's name for `scan_interval`; 0 is its shortest.
+
+        Raises:
+            ValueError: one of them is negative, or `scan_interval` 0.
         """
+        if scan_debounce_seconds is not None:
+            scan_interval = max(scan_debounce_seconds, SHORTEST_INTERVAL) if scan_debounce_seconds >= 0 else -1.0
+        if worker_timeout is not None and not worker_timeout > 0:
+            raise ValueError(
+                f"`worker_timeout` is {worker_timeout}; give seconds (more than 0), or `None` for no limit"
+            )
+        if retention is not None and retention < 0:
+            raise ValueError(f"`retention` is {retention}; give how many ended rollouts to keep (0 or more)")
+        self._waits = Waits()
+        self._watchdog = Watchdog(self, scan_interval)
+        self._worker_timeout = worker_timeout
+        self._retention = retention
+        self._scans = 0
+        self._set_clock(Clock())
+
+    def _set_clock(self, clock: Clock) -> None:
+        """Homes whose database has a clock of its own say so before they begin to work."""
+        self._clock = clock
+        self._opened_at = self._listening_since = self._last_scan = clock.now()
+
+    def _watch(self) -> None:
+        """Begin to scan in the background. A home ends that first thing in `close`, with `self._watchdog.close()`."""
+        self._watchdog.start()
+
+    @property
+    def capabilities(self) -> LightningStoreCapabilities:
+        return {"thread_safe": True, "async_safe": True, "zero_copy": False, "otlp_traces": False}
+
+    def _once(self, name: str, arguments: Any, form: Form[R], operation: Operation[R]) -> Operation[R]:
+        """The operation, which does nothing a second time where the request has a key."""
+        return once(name, arguments, form, operation, self._clock.now)
 
     # -- rollouts ---------------------------------------------------------------------------------------------------
 
@@ -78,23 +126,36 @@ class LedgerStore(LightningStore):
         metadata: dict[str, Any] | None = None,
         worker_id: str | None = None,
     ) -> AttemptedRollout:
+        _name("worker_id", worker_id)
         draft = _draft(
             EnqueueRolloutRequest(input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata)
         )
-        return attempted_model(
-            *await self._run(lambda ledger: operations.start_rollout(ledger, draft, worker_id, time.time()))
+        start = self._once(
+            "start_rollout",
+            (draft, worker_id),
+            recordings.started(draft, worker_id),
+            lambda ledger: operations.start_rollout(ledger, draft, worker_id, self._clock.now()),
         )
+        self._watch()
+        return attempted_model(*await self._run(start))
 
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
         drafts = [_draft(request) for request in rollouts]
-        rows = await self._run(lambda ledger: operations.create(ledger, drafts, time.time()))
-        return [rollout_model(row, None) for row in rows]
+        create = self._once(
+            "enqueue_many_rollouts",
+            drafts,
+            recordings.created(drafts),
+            lambda ledger: operations.create(ledger, drafts, self._clock.now()),
+        )
+        return [rollout_model(row, None) for row in await self._run(create)]
 
     async def dequeue_many_rollouts(
         self, limit: int = 1, worker_id: str | None = None, timeout: float = 0.0
     ) -> Sequence[AttemptedRollout]:
         if limit < 1:
             raise ValueError(f"`limit` is {limit}; give how many rollouts to take (1 or more)")
+        _name("worker_id", worker_id)
+        self._watch()
         deadline = time.monotonic() + timeout
         taken = await self._take(limit, worker_id)
         while not taken and (left := deadline - time.monotonic()) > 0:
@@ -107,15 +168,32 @@ class LedgerStore(LightningStore):
         return [attempted_model(row, attempt) for row, attempt in taken]
 
     async def _take(self, limit: int, worker_id: str | None) -> list[operations.AttemptedRow]:
-        def undo(taken: list[operations.AttemptedRow]) -> Operation[None]:
-            return lambda ledger: operations.give_back(ledger, taken, time.time())
+        take = self._once(
+            recordings.DEQUEUE,
+            (limit, worker_id),
+            recordings.dequeued(worker_id),
+            lambda ledger: operations.dequeue(ledger, limit, worker_id, self._clock.now()),
+        )
+        key = request_key.get()
 
-        return await self._run(lambda ledger: operations.dequeue(ledger, limit, worker_id, time.time()), undo)
+        def undo(taken: list[operations.AttemptedRow]) -> Operation[None]:
+            return lambda ledger: recordings.undo_dequeue(ledger, taken, key, self._clock.now())
+
+        return await self._run(take, undo)
+
+    async def release_rollouts(self, key: str) -> int:
+        return await self._run(lambda ledger: recordings.release(ledger, key, self._clock.now()))
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
-        return attempted_model(
-            *await self._run(lambda ledger: operations.start_attempt(ledger, rollout_id, worker_id, time.time()))
+        _name("worker_id", worker_id)
+        start = self._once(
+            "start_attempt",
+            (rollout_id, worker_id),
+            recordings.begun(worker_id),
+            lambda ledger: operations.start_attempt(ledger, rollout_id, worker_id, self._clock.now()),
         )
+        self._watch()
+        return attempted_model(*await self._run(start))
 
     async def update_rollout(
         self,
@@ -142,7 +220,9 @@ class LedgerStore(LightningStore):
         if not isinstance(metadata, Unset):
             changes["metadata"] = encode_optional("metadata", metadata)
         return rollout_model(
-            *await self._run(lambda ledger: operations.update_rollout(ledger, rollout_id, changes, status, time.time()))
+            *await self._run(
+                lambda ledger: operations.update_rollout(ledger, rollout_id, changes, status, self._clock.now())
+            )
         )
 
     async def update_attempt(
@@ -158,74 +238,52 @@ class LedgerStore(LightningStore):
         if not isinstance(status, Unset):
             _one_of("status", status, get_args(AttemptStatus))
         if not isinstance(worker_id, Unset):
+            _name("worker_id", worker_id)
             changes["worker_id"] = worker_id
         if not isinstance(last_heartbeat_time, Unset):
-            changes["last_heartbeat_time"] = last_heartbeat_time
+            changes["last_heartbeat_time"] = _seconds("last_heartbeat_time", last_heartbeat_time)
         if not isinstance(metadata, Unset):
             changes["metadata"] = encode_optional("metadata", metadata)
-        return attempt_model(
-            await self._run(
-                lambda ledger: operations.update_attempt(ledger, rollout_id, attempt_id, changes, status, time.time())
-            )
-        )
+
+        def update(ledger: Ledger) -> AttemptRow:
+            return operations.update_attempt(ledger, rollout_id, attempt_id, changes, status, self._clock.now())
+
+        return attempt_model(await self._run(update))
 
     async def expire_attempts(self, now: float | None = None) -> list[Attempt]:
-        rows = await self._run(lambda ledger: operations.expire(ledger, time.time() if now is None else now))
-        return [attempt_model(row) for row in rows]
+        if now is None:
+            now = self._clock.now()
+            self._note_gap(now)
+        watch = overdue.Watch(now, self._listening_since, self._worker_timeout)
+        return [attempt_model(row) for row in await self._run(lambda ledger: overdue.expire(ledger, watch))]
 
-    async def query_rollouts(
-        self,
-        *,
-        status_in: Sequence[RolloutStatus] | None = None,
-        rollout_id_in: Sequence[str] | None = None,
-        rollout_id_contains: str | None = None,
-        filter_logic: FilterLogic = "and",
-        sort_by: str | None = None,
-        sort_order: SortOrder = "asc",
-        limit: int = -1,
-        offset: int = 0,
-    ) -> PaginatedResult[Rollout]:
-        query = make_query(
-            "rollouts",
-            Rollout,
-            within={"status": status_in, "rollout_id": rollout_id_in},
-            contains={"rollout_id": rollout_id_contains},
-            filter_logic=filter_logic,
-            sort_by=sort_by,
-            sort_order=sort_order,
-            limit=limit,
-            offset=offset,
-        )
-        pairs, total = await self._run(lambda ledger: operations.query_rollouts(ledger, query))
-        return page_model(query, [rollout_model(row, attempt) for row, attempt in pairs], total)
+    async def scan(self) -> None:
+        """What has to be done from time to time; the watchdog calls this."""
+        now = self._clock.now()
+        await self.expire_attempts()
+        self._last_scan = now
+        self._scans += 1
+        if self._scans % HOUSEKEEPING == 0:
+            await self._run(lambda ledger: ledger.drop_replies(now - REPLY_SECONDS))
+            if self._retention is not None:
+                await self.trim(self._retention)
 
-    async def query_attempts(
-        self,
-        rollout_id: str,
-        *,
-        sort_by: str | None = "sequence_id",
-        sort_order: SortOrder = "asc",
-        limit: int = -1,
-        offset: int = 0,
-    ) -> PaginatedResult[Attempt]:
-        query = make_query(
-            "attempts",
-            Attempt,
-            scope={"rollout_id": rollout_id},
-            sort_by=sort_by,
-            sort_order=sort_order,
-            limit=limit,
-            offset=offset,
-        )
-        return await self._query(query, attempt_model)
+    def _note_gap(self, now: float) -> None:
+        """Begin to listen anew where the last scan was long ago: the process, the machine or the database stood still,
+        and who was silent meanwhile may be alive."""
+        if now - self._last_scan > self._watchdog.interval + max(3 * self._watchdog.interval, LEAST_GAP):
+            self._listening_since = self._last_scan = now
 
-    async def get_rollout_by_id(self, rollout_id: str) -> Rollout | None:
-        found = await self._run(lambda ledger: operations.find(ledger, rollout_id))
-        return None if found is None else rollout_model(*found)
-
-    async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
-        found = await self._run(lambda ledger: operations.find(ledger, rollout_id))
-        return None if found is None or found[1] is None else attempt_model(found[1])
+    async def trim(self, retention: int) -> int:
+        if retention < 0:
+            raise ValueError(f"`retention` is {retention}; give how many ended rollouts to keep (0 or more)")
+        dropped, last = 0, TRIM_AT_ONCE
+        while last == TRIM_AT_ONCE:
+            last = await self._run(
+                lambda ledger: operations.trim(ledger, retention, TRIM_AT_ONCE, self._waits.awaited())
+            )
+            dropped += last
+        return dropped
 
     async def wait_for_rollouts(self, *, rollout_ids: Sequence[str], timeout: float | None = None) -> list[Rollout]:
         ids = list(dict.fromkeys(rollout_ids))
@@ -244,7 +302,7 @@ class LedgerStore(LightningStore):
 
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         rows = [span_row(span) for span in spans]
-        stored = await self._run(lambda ledger: span_operations.add_spans(ledger, rows, time.time()))
+        stored = await self._run(lambda ledger: span_operations.add_spans(ledger, rows, self._clock.now()))
         given = {(span.rollout_id, span.attempt_id, span.span_id): span for span in reversed(spans)}
         return [
             given[row.rollout_id, row.attempt_id, row.span_id].model_copy(update={"sequence_id": row.sequence_id})
@@ -255,139 +313,42 @@ class LedgerStore(LightningStore):
         keys = list(rollout_attempt_ids)
         return await self._run(lambda ledger: span_operations.reserve_sequence_ids(ledger, keys))
 
-    async def query_spans(
-        self,
-        rollout_id: str,
-        attempt_id: str | Literal["latest"] | None = None,
-        *,
-        trace_id: str | None = None,
-        trace_id_contains: str | None = None,
-        span_id: str | None = None,
-        span_id_contains: str | None = None,
-        parent_id: str | None = None,
-        parent_id_contains: str | None = None,
-        name: str | None = None,
-        name_contains: str | None = None,
-        filter_logic: FilterLogic = "and",
-        limit: int = -1,
-        offset: int = 0,
-        sort_by: str | None = "sequence_id",
-        sort_order: SortOrder = "asc",
-    ) -> PaginatedResult[Span]:
-        query = make_query(
-            "spans",
-            Span,
-            scope={"rollout_id": rollout_id} if attempt_id is None else _attempt_scope(rollout_id, attempt_id),
-            equals={"trace_id": trace_id, "span_id": span_id, "parent_id": parent_id, "name": name},
-            contains={
-                "trace_id": trace_id_contains,
-                "span_id": span_id_contains,
-                "parent_id": parent_id_contains,
-                "name": name_contains,
-            },
-            filter_logic=filter_logic,
-            sort_by=sort_by,
-            sort_order=sort_order,
-            limit=limit,
-            offset=offset,
-        )
-        page = await self._run(lambda ledger: span_operations.query_spans(ledger, query))
-        return page_model(query, [span_model(row) for row in page.rows], page.total)
-
-    async def query_many_spans(self, attempts: Sequence[tuple[str, str]]) -> dict[str, list[Span]]:
-        keys = list(attempts)
-        found = await self._run(lambda ledger: span_operations.spans_of_attempts(ledger, keys))
-        return {rollout_id: [span_model(row) for row in rows] for rollout_id, rows in found.items()}
-
     # -- resources --------------------------------------------------------------------------------------------------
 
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
         text = encode_resources(resources)
-        return resources_model(
-            await self._run(lambda ledger: registry.write_resources(ledger, None, text, time.time()))
-        )
+        return await self._write_resources("add_resources", None, text)
 
     async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
         text = encode_resources(resources)
-        return resources_model(
-            await self._run(lambda ledger: registry.write_resources(ledger, resources_id, text, time.time()))
+        return await self._write_resources("update_resources", resources_id, text)
+
+    async def _write_resources(self, name: str, resources_id: str | None, text: str) -> ResourcesUpdate:
+        write = self._once(
+            name,
+            (resources_id, text),
+            recordings.written(text),
+            lambda ledger: registry.write_resources(ledger, resources_id, text, self._clock.now()),
         )
-
-    async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
-        row = await self._run(lambda ledger: ledger.resources(resources_id))
-        return None if row is None else resources_model(row)
-
-    async def get_latest_resources(self) -> ResourcesUpdate | None:
-        row = await self._run(lambda ledger: ledger.latest_resources())
-        return None if row is None else resources_model(row)
-
-    async def query_resources(
-        self,
-        *,
-        resources_id: str | None = None,
-        resources_id_contains: str | None = None,
-        sort_by: str | None = None,
-        sort_order: SortOrder = "asc",
-        limit: int = -1,
-        offset: int = 0,
-    ) -> PaginatedResult[ResourcesUpdate]:
-        query = make_query(
-            "resources",
-            ResourcesUpdate,
-            equals={"resources_id": resources_id},
-            contains={"resources_id": resources_id_contains},
-            sort_by=sort_by,
-            sort_order=sort_order,
-            limit=limit,
-            offset=offset,
-        )
-        return await self._query(query, resources_model)
+        return resources_model(await self._run(write))
 
     # -- workers ----------------------------------------------------------------------------------------------------
 
-    async def query_workers(
-        self,
-        *,
-        status_in: Sequence[str] | None = None,
-        worker_id_contains: str | None = None,
-        filter_logic: FilterLogic = "and",
-        sort_by: str | None = None,
-        sort_order: SortOrder = "asc",
-        limit: int = -1,
-        offset: int = 0,
-    ) -> PaginatedResult[Worker]:
-        query = make_query(
-            "workers",
-            Worker,
-            within={"status": status_in},
-            contains={"worker_id": worker_id_contains},
-            filter_logic=filter_logic,
-            sort_by=sort_by,
-            sort_order=sort_order,
-            limit=limit,
-            offset=offset,
-        )
-        return await self._query(query, worker_model)
-
-    async def get_worker_by_id(self, worker_id: str) -> Worker | None:
-        row = await self._run(lambda ledger: ledger.worker(worker_id))
-        return None if row is None else worker_model(row)
-
     async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET) -> Worker:
+        _name("worker_id", worker_id, optional=False)
         stats = None if isinstance(heartbeat_stats, Unset) else encode("heartbeat_stats", heartbeat_stats)
         return worker_model(
-            await self._run(lambda ledger: registry.worker_heartbeat(ledger, worker_id, stats, time.time()))
+            await self._run(lambda ledger: registry.worker_heartbeat(ledger, worker_id, stats, self._clock.now()))
         )
 
     # -- the rest ---------------------------------------------------------------------------------------------------
 
-    async def statistics(self) -> dict[str, Any]:
-        counts: dict[str, Any] = dict(await self._run(lambda ledger: ledger.counts()))
-        return {"name": type(self).__name__, **counts}
-
-    async def _query(self, query: Query, model: Callable[[Any], R]) -> PaginatedResult[R]:
-        page = await self._run(lambda ledger: ledger.query(query))
-        return page_model(query, [model(row) for row in page.rows], page.total)
+    async def statistics(self) -> LightningStoreStatistics:
+        counts = await self._run(lambda ledger: ledger.counts())
+        return cast(
+            LightningStoreStatistics,
+            {"name": type(self).__name__, "uptime": self._clock.now() - self._opened_at, **counts},
+        )
 
 
 def _draft(request: EnqueueRolloutRequest) -> Draft:
@@ -400,10 +361,17 @@ def _draft(request: EnqueueRolloutRequest) -> Draft:
     )
 
 
-def _attempt_scope(rollout_id: str, attempt_id: str) -> dict[str, str]:
-    return {"rollout_id": rollout_id, "attempt_id": attempt_id}
-
-
 def _one_of(field: str, value: Any, valid: Sequence[Any]) -> None:
     if value not in valid:
         raise ValueError(f"`{field}` is {value!r}; give one of {', '.join(map(str, valid))}")
+
+
+def _name(field: str, value: Any, *, optional: bool = True) -> None:
+    if not isinstance(value, str) and not (optional and value is None):
+        raise TypeError(f"`{field}` is a {type(value).__name__}; give a string")
+
+
+def _seconds(field: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"`{field}` is a {type(value).__name__}; give seconds since the epoch")
+    return float(value)

@@ -1,7 +1,10 @@
 """`Ledger`: the rows of a home, as `operations` reads and writes them.
 
-Everything here is synchronous and runs where nothing else touches the home: under the memory home's lock, in the SQL
-home's writer thread. `memory` and `sql_ledger` implement it.
+Everything here is synchronous and runs in one transaction: under the memory home's lock, in the SQL home's writer
+thread. `memory` and `sql_ledger` implement it.
+
+`lock_*` are for homes that several processes write at once (PostgreSQL): what they name stays as it is, for everybody
+else, until the transaction ends. Elsewhere they only read. Order: key of a reply, rollouts, workers, resources.
 """
 
 from __future__ import annotations
@@ -13,6 +16,9 @@ from typing import Any
 
 from .query import Page, Query
 from .rows import AttemptRow, ResourcesRow, RolloutRow, SpanRow, WorkerRow
+
+SpanKey = tuple[str, str, str]
+"""(rollout_id, attempt_id, span_id)."""
 
 
 @dataclass(slots=True)
@@ -38,6 +44,18 @@ class Ledger(ABC):
         """Those that exist, in any order."""
 
     @abstractmethod
+    def lock_rollouts(self, rollout_ids: Sequence[str]) -> list[RolloutRow]:
+        """`rollouts`, locked with their attempts. Locks are taken in the order of the sorted ids."""
+
+    @abstractmethod
+    def ended(self, beyond: int, limit: int) -> list[str]:
+        """Up to `limit` ids of terminal rollouts, without the newest `beyond`; what ended first comes first."""
+
+    @abstractmethod
+    def drop_rollouts(self, rollout_ids: Sequence[str]) -> None:
+        """Forget terminal rollouts, with their attempts and spans."""
+
+    @abstractmethod
     def insert_rollouts(self, rows: Sequence[RolloutRow]) -> None: ...
     @abstractmethod
     def move_rollout(self, row: RolloutRow) -> None:
@@ -54,7 +72,10 @@ class Ledger(ABC):
     def unqueue(self, rollout_id: str) -> None: ...
     @abstractmethod
     def take_queued(self, limit: int) -> list[str]:
-        """Remove up to `limit` rollouts from the front of the queue."""
+        """Remove up to `limit` rollouts from the front of the queue and lock them.
+
+        Those that somebody else has locked are passed over.
+        """
 
     @abstractmethod
     def attempt(self, rollout_id: str, attempt_id: str) -> AttemptRow | None: ...
@@ -69,15 +90,18 @@ class Ledger(ABC):
     @abstractmethod
     def delete_attempt(self, rollout_id: str, attempt_id: str) -> None: ...
     @abstractmethod
-    def active_attempts(self) -> list[AttemptRow]:
-        """All attempts that have not ended."""
+    def active_attempts(self) -> list[tuple[AttemptRow, str]]:
+        """All attempts that have not ended, each with the `config` of its rollout."""
 
     @abstractmethod
     def newest_active_attempt(self, worker_id: str) -> AttemptRow | None: ...
 
     @abstractmethod
-    def insert_span(self, row: SpanRow) -> bool:
-        """Add a span; false if it is there already."""
+    def known_spans(self, keys: Sequence[SpanKey]) -> set[SpanKey]:
+        """Those that are there."""
+
+    @abstractmethod
+    def insert_spans(self, rows: Sequence[SpanRow]) -> None: ...
 
     @abstractmethod
     def spans(self, rollout_id: str, attempt_id: str) -> list[SpanRow]:
@@ -88,12 +112,38 @@ class Ledger(ABC):
     @abstractmethod
     def latest_resources(self) -> ResourcesRow | None: ...
     @abstractmethod
+    def lock_resources(self) -> None:
+        """Only one transaction at a time may go on from here to write resources."""
+
+    @abstractmethod
     def save_resources(self, row: ResourcesRow) -> None: ...
 
     @abstractmethod
     def worker(self, worker_id: str) -> WorkerRow | None: ...
     @abstractmethod
+    def workers(self, worker_ids: Sequence[str]) -> list[WorkerRow]:
+        """Those that exist, in any order."""
+
+    @abstractmethod
+    def lock_worker(self, worker_id: str) -> WorkerRow | None:
+        """`worker`, locked, also where it doesn't exist yet."""
+
+    @abstractmethod
     def save_worker(self, row: WorkerRow) -> None: ...
+
+    @abstractmethod
+    def reply(self, key: str) -> str | None:
+        """What `save_reply` recorded under `key`, if anything. Locks the key, also where there is nothing."""
+
+    @abstractmethod
+    def save_reply(self, key: str, text: str, now: float) -> None:
+        """Record or replace the reply of a keyed request, see `replies`."""
+
+    @abstractmethod
+    def drop_reply(self, key: str) -> None: ...
+    @abstractmethod
+    def drop_replies(self, before: float) -> None:
+        """Forget the replies that were saved before that time."""
 
     @abstractmethod
     def query(self, query: Query) -> Page[Any]:

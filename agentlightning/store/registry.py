@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 
-from agentlightning.types import WorkerStatus
+from agentlightning.types import NotFoundError, WorkerStatus
 
 from . import transitions
 from .ledger import Ledger
@@ -13,12 +13,12 @@ from .rows import AttemptRow, ResourcesRow, WorkerRow
 
 
 def check_resources(ledger: Ledger, resources_ids: Iterable[str | None]) -> None:
-    """Raises `ValueError` for an id that names no resources; `None` is none to check."""
+    """Raises `NotFoundError` for an id that names no resources; `None` is none to check."""
     for resources_id in resources_ids:
         if resources_id is not None and ledger.resources(resources_id) is None:
             latest = latest_resources_id(ledger)
             hint = f"the latest are {latest!r}" if latest else "there are none: call `add_resources` first"
-            raise ValueError(f"`resources_id` {resources_id!r} is not in the store; {hint}")
+            raise NotFoundError(f"`resources_id` {resources_id!r} is not in the store; {hint}")
 
 
 def latest_resources_id(ledger: Ledger) -> str | None:
@@ -29,6 +29,7 @@ def latest_resources_id(ledger: Ledger) -> str | None:
 def write_resources(ledger: Ledger, resources_id: str | None, resources: str, now: float) -> ResourcesRow:
     """A new version of the resources, under a new id for `None`; it becomes the latest."""
     resources_id = resources_id or "rs-" + secrets.token_hex(6)
+    ledger.lock_resources()
     before, latest = ledger.resources(resources_id), ledger.latest_resources()
     row = ResourcesRow(
         resources_id=resources_id,
@@ -44,7 +45,7 @@ def write_resources(ledger: Ledger, resources_id: str | None, resources: str, no
 
 def worker_heartbeat(ledger: Ledger, worker_id: str, stats: str | None, now: float) -> WorkerRow:
     """Record that the worker is alive; `stats` of `None` keeps the last ones."""
-    row = ledger.worker(worker_id) or WorkerRow(worker_id)
+    row = ledger.lock_worker(worker_id) or WorkerRow(worker_id)
     row = row._replace(last_heartbeat_time=now, heartbeat_stats=row.heartbeat_stats if stats is None else stats)
     ledger.save_worker(row)
     return row
@@ -52,7 +53,7 @@ def worker_heartbeat(ledger: Ledger, worker_id: str, stats: str | None, now: flo
 
 def worker_dequeued(ledger: Ledger, worker_id: str, attempt: AttemptRow | None, now: float) -> None:
     """The worker asked for work and got `attempt`, or nothing."""
-    row = (ledger.worker(worker_id) or WorkerRow(worker_id))._replace(last_dequeue_time=now)
+    row = (ledger.lock_worker(worker_id) or WorkerRow(worker_id))._replace(last_dequeue_time=now)
     attempt = attempt or ledger.newest_active_attempt(worker_id)
     ledger.save_worker(_set(row, "busy" if attempt else "idle", attempt, now))
 
@@ -61,16 +62,16 @@ def settle_worker(ledger: Ledger, attempt: AttemptRow, now: float) -> None:
     """Let the worker follow the state of its attempt."""
     if attempt.worker_id is None:
         return
+    row = ledger.lock_worker(attempt.worker_id) or WorkerRow(attempt.worker_id)
     current = attempt if attempt.status in transitions.ACTIVE else ledger.newest_active_attempt(attempt.worker_id)
     status = transitions.worker_after_attempt(attempt.status, has_other=current is not None)
-    row = ledger.worker(attempt.worker_id) or WorkerRow(attempt.worker_id)
     ledger.save_worker(_set(row, status, current, now))
 
 
 def release_worker(ledger: Ledger, worker_id: str, now: float) -> None:
     """The worker lost an attempt that goes on without it."""
+    row = ledger.lock_worker(worker_id) or WorkerRow(worker_id)
     current = ledger.newest_active_attempt(worker_id)
-    row = ledger.worker(worker_id) or WorkerRow(worker_id)
     ledger.save_worker(_set(row, "busy" if current else "idle", current, now))
 
 

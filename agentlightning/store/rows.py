@@ -7,6 +7,7 @@ a row is also what a statement takes and gives (`tests/store/test_sql.py` holds 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter
@@ -16,7 +17,9 @@ from agentlightning.types import (
     AttemptedRollout,
     AttemptStatus,
     Event,
+    Link,
     NamedResources,
+    OtelResource,
     ResourcesUpdate,
     Rollout,
     RolloutConfig,
@@ -33,6 +36,7 @@ from .codec import decode, encode
 
 _RESOURCES: Final[TypeAdapter[NamedResources]] = TypeAdapter(NamedResources)
 _EVENTS: Final[TypeAdapter[list[Event]]] = TypeAdapter(list[Event])
+_LINKS: Final[TypeAdapter[list[Link]]] = TypeAdapter(list[Link])
 
 
 class Draft(NamedTuple):
@@ -89,6 +93,7 @@ class SpanRow(NamedTuple):
     status: str
     attributes: str
     events: str
+    links: str
     resource: str
     token_call: bytes | None
 
@@ -125,6 +130,12 @@ def decode_config(text: str) -> RolloutConfig:
     return RolloutConfig() if text == "{}" else RolloutConfig.model_validate_json(text)
 
 
+@lru_cache(maxsize=1024)
+def shared_config(text: str) -> RolloutConfig:
+    """As `decode_config`, for those who only look at it: most rollouts have one of few configs."""
+    return decode_config(text)
+
+
 def encode_optional(field: str, value: Any) -> str | None:
     """JSON text of `value`, `None` for `None`."""
     return None if value is None else encode(field, value)
@@ -140,12 +151,13 @@ def encode_resources(resources: Mapping[str, Any]) -> str:
 
 
 def rollout_model(row: RolloutRow, attempt: AttemptRow | None) -> Rollout:
-    """The rollout, as an `AttemptedRollout` if there is an attempt. Rows were checked when they were written."""
-    return Rollout.model_construct(**_rollout_fields(row)) if attempt is None else attempted_model(row, attempt)
+    """The rollout, as an `AttemptedRollout` if there is an attempt."""
+    # Not `model_construct`, which is half as fast.
+    return Rollout.model_validate(_rollout_fields(row)) if attempt is None else attempted_model(row, attempt)
 
 
 def attempted_model(row: RolloutRow, attempt: AttemptRow) -> AttemptedRollout:
-    return AttemptedRollout.model_construct(**_rollout_fields(row), attempt=attempt_model(attempt))
+    return AttemptedRollout.model_validate({**_rollout_fields(row), "attempt": _attempt_fields(attempt)})
 
 
 def _rollout_fields(row: RolloutRow) -> dict[str, Any]:
@@ -163,15 +175,19 @@ def _rollout_fields(row: RolloutRow) -> dict[str, Any]:
 
 
 def attempt_model(row: AttemptRow) -> Attempt:
+    return Attempt.model_validate(_attempt_fields(row))
+
+
+def _attempt_fields(row: AttemptRow) -> dict[str, Any]:
     fields = row._asdict()
     fields["metadata"] = _decode_optional(row.metadata)
-    return Attempt.model_construct(**fields)
+    return fields
 
 
 def worker_model(row: WorkerRow) -> Worker:
     fields = row._asdict()
     fields["heartbeat_stats"] = _decode_optional(row.heartbeat_stats)
-    return Worker.model_construct(**fields)
+    return Worker.model_validate(fields)
 
 
 def resources_model(row: ResourcesRow) -> ResourcesUpdate:
@@ -207,7 +223,8 @@ def span_row(span: Span) -> SpanRow:
         encode("status", {"status_code": status.status_code, "description": status.description}),
         encode("attributes", span.attributes),
         encode("events", _EVENTS.dump_python(span.events)) if span.events else "[]",
-        encode("resource", span.resource),
+        encode("links", _LINKS.dump_python(span.links)) if span.links else "[]",
+        encode("resource", {"attributes": span.resource.attributes, "schema_url": span.resource.schema_url}),
         None if span.token_call is None else span.token_call.to_bytes(),
     )
 
@@ -226,7 +243,8 @@ def span_model(row: SpanRow) -> Span:
         span_id=row.span_id,
         parent_id=row.parent_id,
         events=[] if row.events == "[]" else _EVENTS.validate_python(decode(row.events)),
-        resource=decode(row.resource),
+        links=[] if row.links == "[]" else _LINKS.validate_python(decode(row.links)),
+        resource=OtelResource.model_construct(**decode(row.resource)),
         token_call=None if row.token_call is None else TokenCall.from_bytes(row.token_call),
     )
 

@@ -1,20 +1,44 @@
-"""Tables of the SQL home. `sqlite_file` makes them, `statements` and `sql_ledger` use them.
+"""Tables of the SQL home. `sqlite_file` and `postgres` make them, `statements` and `sql_ledger` use them.
 
-Columns have the names and the order of the rows in `rows`; `ordinal` is the order of creation.
+Columns have the names of the rows in `rows`; `ordinal` is the order of creation.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    UniqueConstraint,
+)
+from sqlalchemy import Text as PlainText
+from sqlalchemy.dialects import postgresql
 
 from .transitions import ACTIVE
 
-SCHEMA_VERSION: Final = 1
-"""Kept in the database; a file of another version is refused rather than misread."""
+SCHEMA_VERSION: Final = 2
+"""Kept in the database; one of another version is brought up to it (`MIGRATIONS`) or refused rather than misread."""
+MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
+    1: (
+        "ALTER TABLE spans ADD COLUMN links TEXT NOT NULL DEFAULT '[]'",
+        """UPDATE spans SET resource = ' {"attributes":' || resource || ',"schema_url":""}'""",
+    )
+}
+"""How a SQLite file of the version becomes one of the next; new tables and indexes come by themselves."""
 
 metadata: Final = MetaData()
+
+# Text is compared by bytes, as SQLite and Python do, whatever the database's locale.
+Text: Final = PlainText().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+# SQLite's integers have 64 bits anyhow.
+Counter: Final = Integer().with_variant(BigInteger, "postgresql")
 
 
 def _ordinal() -> Column[Any]:
@@ -44,9 +68,12 @@ rollouts: Final = Table(
     Column("metadata", Text),
     Column("attempts", Integer, nullable=False),
     Column("attempt_id", Text),
-    Column("last_sequence_id", Integer, nullable=False),
+    Column("last_sequence_id", Counter, nullable=False),
     Index("rollouts_by_status", "status"),
 )
+
+_ended = rollouts.c.end_time.is_not(None)
+Index("ended_rollouts", rollouts.c.end_time, rollouts.c.ordinal, sqlite_where=_ended, postgresql_where=_ended)
 
 queue: Final = Table(
     "queue",
@@ -72,7 +99,7 @@ attempts: Final = Table(
 )
 
 _active = attempts.c.status.in_(sorted(ACTIVE))
-Index("active_attempts", attempts.c.worker_id, sqlite_where=_active, postgresql_where=_active)
+Index("active_attempts", attempts.c.worker_id, attempts.c.ordinal, sqlite_where=_active, postgresql_where=_active)
 
 spans: Final = Table(
     "spans",
@@ -80,7 +107,7 @@ spans: Final = Table(
     _ordinal(),
     Column("rollout_id", Text, nullable=False),
     Column("attempt_id", Text, nullable=False),
-    Column("sequence_id", Integer, nullable=False),
+    Column("sequence_id", Counter, nullable=False),
     Column("span_id", Text, nullable=False),
     Column("trace_id", Text, nullable=False),
     Column("parent_id", Text),
@@ -90,6 +117,7 @@ spans: Final = Table(
     Column("status", Text, nullable=False),
     Column("attributes", Text, nullable=False),
     Column("events", Text, nullable=False),
+    Column("links", Text, nullable=False),
     Column("resource", Text, nullable=False),
     Column("token_call", LargeBinary),
     UniqueConstraint("rollout_id", "attempt_id", "span_id"),
@@ -121,3 +149,21 @@ resources: Final = Table(
     Column("resources", Text, nullable=False),
     Column("changed", BigInteger, nullable=False, unique=True),
 )
+
+replies: Final = Table(
+    "replies",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("time", Double, nullable=False),
+    Index("replies_by_time", "time"),
+)
+
+store_writers: Final = Table(
+    "store_writers",
+    MetaData(),
+    Column("writer", Text, primary_key=True),
+    Column("commits", BigInteger, nullable=False),
+    Column("time", Double, nullable=False),
+)
+"""PostgreSQL only: how many transactions each writer has committed, for `postgres`."""

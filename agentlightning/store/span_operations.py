@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from . import transitions
 from .ledger import Ledger
-from .operations import move_attempt, require_attempt, require_rollout, standing_of
+from .operations import lock_leases, move_attempt, require_attempt, require_rollout
 from .query import Page, Query
 from .rows import RolloutRow, SpanRow
 
@@ -20,23 +20,25 @@ def add_spans(ledger: Ledger, spans: Sequence[SpanRow], now: float) -> list[Span
     Each attempt that sent spans is alive: its heartbeat is `now`, and it is running unless it has ended.
 
     Raises:
-        ValueError: a span of a rollout or attempt that is not there.
+        NotFoundError: a span of a rollout or attempt that is not there.
+        LeaseLostError: a span of an attempt that no longer counts.
     """
-    keys = list(dict.fromkeys((span.rollout_id, span.attempt_id) for span in spans))
-    rollouts = {rollout_id: require_rollout(ledger, rollout_id) for rollout_id, _ in keys}
-    attempts = [require_attempt(ledger, rollouts[rollout_id], attempt_id) for rollout_id, attempt_id in keys]
+    rollouts, attempts = lock_leases(ledger, [(span.rollout_id, span.attempt_id) for span in spans])
     last = {rollout_id: row.last_sequence_id for rollout_id, row in rollouts.items()}
+    known = ledger.known_spans([(span.rollout_id, span.attempt_id, span.span_id) for span in spans])
     stored: list[SpanRow] = []
     for span in spans:
-        number = span.sequence_id or last[span.rollout_id] + 1
-        row = span if span.sequence_id else span._replace(sequence_id=number)
-        if ledger.insert_span(row):
+        key = (span.rollout_id, span.attempt_id, span.span_id)
+        if key not in known:
+            known.add(key)
+            number = span.sequence_id or last[span.rollout_id] + 1
             last[span.rollout_id] = max(last[span.rollout_id], number)
-            stored.append(row)
+            stored.append(span if span.sequence_id else span._replace(sequence_id=number))
+    ledger.insert_spans(stored)
     after = {rollout_id: row._replace(last_sequence_id=last[rollout_id]) for rollout_id, row in rollouts.items()}
     for attempt in attempts:
         row = after[attempt.rollout_id]
-        status = transitions.attempt_after_span(standing_of(row, attempt))
+        status = transitions.attempt_after_span(attempt.status)
         alive = attempt._replace(last_heartbeat_time=now)
         after[attempt.rollout_id] = move_attempt(ledger, row, alive, status, now)[0]
     for rollout_id, before in rollouts.items():
@@ -48,11 +50,10 @@ def reserve_sequence_ids(ledger: Ledger, keys: Sequence[AttemptKey]) -> list[int
     """One number for each (rollout, attempt), in order.
 
     Raises:
-        ValueError: a rollout or attempt is not there.
+        NotFoundError: a rollout or attempt is not there.
+        LeaseLostError: an attempt that no longer counts.
     """
-    before = {rollout_id: require_rollout(ledger, rollout_id) for rollout_id, _ in keys}
-    for rollout_id, attempt_id in dict.fromkeys(keys):
-        require_attempt(ledger, before[rollout_id], attempt_id)
+    before, _ = lock_leases(ledger, keys)
     rows, numbers = dict(before), list[int]()
     for rollout_id, _ in keys:
         row = rows[rollout_id]
@@ -67,7 +68,7 @@ def spans_of_attempts(ledger: Ledger, keys: Sequence[AttemptKey]) -> dict[str, l
     """Spans by rollout, in order of sequence id.
 
     Raises:
-        ValueError: a rollout or attempt is not there, so that training never takes lost spans for none.
+        NotFoundError: a rollout or attempt is not there, so that training never takes lost spans for none.
     """
     found: dict[str, list[SpanRow]] = {}
     for rollout_id, attempt_id in dict.fromkeys(keys):

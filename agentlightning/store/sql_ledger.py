@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import Dialect, and_, false, func, or_, select
+from sqlalchemy import Dialect, and_, any_, false, func, literal, or_, select
+from sqlalchemy.dialects import postgresql
 
-from .ledger import Effects, Ledger
+from .ledger import Effects, Ledger, SpanKey
 from .query import Filter, Kind, Page, Query
 from .rows import AttemptRow, ResourcesRow, RolloutRow, SpanRow, WorkerRow
-from .schema import attempts, resources, rollouts, spans, workers
-from .statements import Statement, Statements, Values, chunks, ready, row_columns
+from .schema import Text, attempts, resources, rollouts, spans, workers
+from .statements import Statement, Statements, Values, ready, row_columns
 
 R = TypeVar("R")
 
@@ -19,8 +22,6 @@ R = TypeVar("R")
 class Cursor(Protocol):
     """What we use of a DBAPI cursor."""
 
-    @property
-    def rowcount(self) -> int: ...
     def execute(self, sql: str, parameters: Any = (), /) -> object: ...
     def executemany(self, sql: str, parameters: Any, /) -> object: ...
     def fetchall(self) -> list[Any]: ...
@@ -41,12 +42,16 @@ class SqlLedger(Ledger):
     Args:
         cursor: Of the writer thread's connection.
         dialect: SQLAlchemy's description of the database; must use positional parameters.
+        lock_key: First key of the advisory locks, in a database that others may write at the same time (PostgreSQL).
     """
 
-    def __init__(self, cursor: Cursor, dialect: Dialect) -> None:
+    def __init__(self, cursor: Cursor, dialect: Dialect, lock_key: int | None = None) -> None:
         self.effects = Effects()
         self.wrote = False
         """Whether the running operation has written; its runner sets it to false."""
+        self.skipped = 0
+        """How many queued rollouts were left to other writers, that had them locked; whoever begins sets it to 0."""
+        self._lock_key = lock_key
         self._cursor = cursor
         self._dialect = dialect
         self._do = Statements(dialect)
@@ -62,8 +67,13 @@ class SqlLedger(Ledger):
             return [] if found is None else [found]
         return [RolloutRow._make(row) for row in self._by_ids(self._do.rollouts, rollout_ids)]
 
+    def lock_rollouts(self, rollout_ids: Sequence[str]) -> list[RolloutRow]:
+        if self._lock_key is None:
+            return self.rollouts(rollout_ids)
+        return [RolloutRow._make(row) for row in self._by_ids(self._do.lock_rollouts, rollout_ids)]
+
     def insert_rollouts(self, rows: Sequence[RolloutRow]) -> None:
-        self._write_many(self._do.insert_rollout, rows)
+        self._write_many(self._do.insert_rollouts, rows)
 
     def move_rollout(self, row: RolloutRow) -> None:
         self._write(
@@ -82,7 +92,10 @@ class SqlLedger(Ledger):
 
     def take_queued(self, limit: int) -> list[str]:
         self._write(self._do.take_queued, self._do.take_queued.bind(limit=limit))
-        return [rollout_id for _, rollout_id in sorted(self._cursor.fetchall())]
+        taken = [rollout_id for _, rollout_id in sorted(self._cursor.fetchall())]
+        if self._lock_key is not None and len(taken) < limit:
+            self.skipped += self._rows(self._do.count_queue, self._do.count_queue.bind())[0][0]
+        return taken
 
     # -- attempts ---------------------------------------------------------------------------------------------------
 
@@ -109,8 +122,8 @@ class SqlLedger(Ledger):
     def delete_attempt(self, rollout_id: str, attempt_id: str) -> None:
         self._write(self._do.delete_attempt, (rollout_id, attempt_id))
 
-    def active_attempts(self) -> list[AttemptRow]:
-        return [AttemptRow._make(row) for row in self._rows(self._do.active_attempts, ())]
+    def active_attempts(self) -> list[tuple[AttemptRow, str]]:
+        return [(AttemptRow._make(row), config) for *row, config in self._rows(self._do.active_attempts, ())]
 
     def newest_active_attempt(self, worker_id: str) -> AttemptRow | None:
         do = self._do.newest_active_attempt
@@ -118,9 +131,12 @@ class SqlLedger(Ledger):
 
     # -- spans, resources, workers ----------------------------------------------------------------------------------
 
-    def insert_span(self, row: SpanRow) -> bool:
-        self._write(self._do.insert_span, row)
-        return self._cursor.rowcount == 1
+    def known_spans(self, keys: Sequence[SpanKey]) -> set[SpanKey]:
+        known = self._do.known_spans
+        return {tuple(row) for values in self._do.key_lists(keys) for row in self._rows(known, values)}
+
+    def insert_spans(self, rows: Sequence[SpanRow]) -> None:
+        self._write_many(self._do.insert_spans, rows)
 
     def spans(self, rollout_id: str, attempt_id: str) -> list[SpanRow]:
         return [SpanRow._make(row) for row in self._rows(self._do.spans, (rollout_id, attempt_id))]
@@ -131,14 +147,51 @@ class SqlLedger(Ledger):
     def latest_resources(self) -> ResourcesRow | None:
         return self._one(ResourcesRow._make, self._do.latest_resources, self._do.latest_resources.bind())
 
+    def lock_resources(self) -> None:
+        self._lock("resources", "")
+
     def save_resources(self, row: ResourcesRow) -> None:
         self._write(self._do.save_resources, row)
 
     def worker(self, worker_id: str) -> WorkerRow | None:
         return self._one(WorkerRow._make, self._do.worker, (worker_id,))
 
+    def workers(self, worker_ids: Sequence[str]) -> list[WorkerRow]:
+        return [WorkerRow._make(row) for row in self._by_ids(self._do.workers, worker_ids)]
+
+    def lock_worker(self, worker_id: str) -> WorkerRow | None:
+        self._lock("worker", worker_id)
+        return self.worker(worker_id)
+
     def save_worker(self, row: WorkerRow) -> None:
         self._write(self._do.save_worker, row)
+
+    # -- replies and retention --------------------------------------------------------------------------------------
+
+    def reply(self, key: str) -> str | None:
+        self._lock("reply", key)
+        rows = self._rows(self._do.reply, (key,))
+        return rows[0][0] if rows else None
+
+    def save_reply(self, key: str, text: str, now: float) -> None:
+        self._write(self._do.save_reply, (key, text, now))
+
+    def drop_reply(self, key: str) -> None:
+        self._write(self._do.drop_reply, (key,))
+
+    def drop_replies(self, before: float) -> None:
+        self._write(self._do.drop_replies, (before,))
+
+    def ended(self, beyond: int, limit: int) -> list[str]:
+        surplus = self._rows(self._do.count_ended, ())[0][0] - beyond
+        if surplus <= 0:
+            return []
+        return [row[0] for row in self._rows(self._do.ended, self._do.ended.bind(limit=min(surplus, limit)))]
+
+    def drop_rollouts(self, rollout_ids: Sequence[str]) -> None:
+        for statement in self._do.drop:
+            for values in self._do.id_lists(rollout_ids):
+                self._write(statement, values)
 
     # -- the rest ---------------------------------------------------------------------------------------------------
 
@@ -160,11 +213,6 @@ class SqlLedger(Ledger):
         kinds = [*(f"total_{kind}" for kind in _TABLES), "queued_rollouts"]
         return dict(zip(kinds, [row[0] for row in self._rows(self._do.counts, ())], strict=True))
 
-    def info(self, name: str, value: str) -> str:
-        """What the database says under `name`; `value` if it said nothing yet."""
-        self._write(self._do.insert_info, (name, value))
-        return self._rows(self._do.info, (name,))[0][0]
-
     def _conditions(self, query: Query, table: Any) -> list[Any]:
         conditions = [table.c[field] == value for field, value in query.scope.items()]
         filters = [self._condition(filter_, table) for filter_ in query.filters]
@@ -174,19 +222,30 @@ class SqlLedger(Ledger):
 
     def _condition(self, filter_: Filter, table: Any) -> Any:
         column = table.c[filter_.field]
+        sqlite = self._dialect.name == "sqlite"
         if filter_.test == "in":
-            return column.in_(filter_.value)
+            # One parameter however many values there are: databases take some ten thousands at most.
+            values = list(filter_.value)
+            if sqlite:
+                return column.in_(select(func.json_each(json.dumps(values)).table_valued("value").c.value))
+            return column == any_(literal(values, postgresql.ARRAY(Text)))
         # LIKE takes no account of case in SQLite.
-        position = func.instr if self._dialect.name == "sqlite" else func.strpos
+        position = func.instr if sqlite else func.strpos
         return position(column, filter_.value) > 0
 
     def _ready(self, clause: Any) -> tuple[Statement, Values]:
         statement = ready(clause, self._dialect)
         return statement, statement.bind()
 
+    def _lock(self, kind: str, name: str) -> None:
+        """Hold others who lock the same, until the transaction ends. Two names may share a lock: that costs time."""
+        if self._lock_key is not None:
+            what = zlib.crc32(f"{kind} {name}".encode(errors="replace")) >> 1
+            self._cursor.execute(self._do.lock.sql, (self._lock_key, what))
+
     def _by_ids(self, statement: Statement, ids: Sequence[str]) -> Iterable[Any]:
-        for chunk in chunks(ids):
-            yield from self._rows(statement, chunk)
+        for values in self._do.id_lists(ids):
+            yield from self._rows(statement, values)
 
     def _rows(self, statement: Statement, values: Values) -> list[Any]:
         self._cursor.execute(statement.sql, values)

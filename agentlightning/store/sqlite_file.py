@@ -1,4 +1,4 @@
-"""`SqliteFile`: one SQLite database file, opened for one process. `sql` opens it, the writer thread uses it."""
+"""`SqliteFile`: one SQLite database file, opened for one process. `sql` opens it, `writer` uses it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Final
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from agentlightning.types import StoreInUseError
+from agentlightning.types import StoreInUseError, StoreUnavailableError
 
-from .schema import SCHEMA_VERSION, metadata
+from .ledger import Effects
+from .schema import MIGRATIONS, SCHEMA_VERSION, metadata
 from .sql_ledger import SqlLedger
 
 OLDEST_SQLITE: Final = (3, 35, 0)
@@ -21,9 +22,23 @@ OLDEST_SQLITE: Final = (3, 35, 0)
 CHECKPOINT_PAGES: Final = 4000
 """WAL pages (of 4 KiB) between checkpoints; each one costs an fsync, during which nothing is answered."""
 
+OUTSIDE: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+}
+"""Kinds of errors (the low byte of their code) that the operation is not to blame for: the disk is full, or fails;
+another program holds a lock."""
+
 
 class SqliteFile:
     """A connection, its transactions and its lock.
+
+    A file of an older version is brought up to date.
 
     Args:
         path: The database; made if it is not there.
@@ -36,7 +51,10 @@ class SqliteFile:
         FileNotFoundError: there is no such directory.
     """
 
+    errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+
     def __init__(self, path: Path, lock_timeout: float) -> None:
+        self.where = f"store file `{path}`"
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise RuntimeError(f"Python's SQLite is {sqlite3.sqlite_version}; the store needs 3.35 or newer")
         if not path.parent.is_dir():
@@ -54,42 +72,74 @@ class SqliteFile:
         try:
             for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"wal_autocheckpoint={CHECKPOINT_PAGES}"):
                 cursor.execute(f"PRAGMA {pragma}")
-            self.begin()
-            dialect = sqlite.dialect()
-            for table in metadata.sorted_tables:
-                cursor.execute(str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)))
-                for index in table.indexes:
-                    cursor.execute(str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect)))
-            ledger = SqlLedger(cursor, dialect)
-            version = ledger.info("schema_version", str(SCHEMA_VERSION))
-            self.commit()
+            ledger = SqlLedger(cursor, sqlite.dialect())
+            self.begin(patient=True)
+            version = _make_tables(cursor)
+            self.commit(Effects(), wrote=True)
         except sqlite3.OperationalError:
             self._connection.close()
             raise
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise ValueError(f"store file `{path}` is no SQLite database ({error}); give another path") from error
-        if version != str(SCHEMA_VERSION):
+        if version != SCHEMA_VERSION:
             self._connection.close()
             raise ValueError(
-                f"store file `{path}` has schema version {version}, this release reads {SCHEMA_VERSION}; "
+                f"store file `{path}` has schema version {version}, this release reads {SCHEMA_VERSION} and older; "
                 "open it with the release that wrote it, or give another path"
             )
         return ledger
 
-    def begin(self) -> None:
+    def now(self) -> None:
+        """The machine's clock will do."""
+
+    def begin(self, *, patient: bool) -> None:
         # At once for writing: a transaction that begins as a reader can't always become a writer.
         self._connection.execute("BEGIN IMMEDIATE")
 
-    def commit(self) -> None:
+    def commit(self, effects: Effects, *, wrote: bool) -> None:
         self._connection.commit()
 
     def rollback(self) -> None:
         self._connection.rollback()
 
+    def passing(self, error: BaseException) -> bool:
+        # Nobody else writes: what fails, fails again.
+        return False
+
+    def lost(self) -> bool:
+        return False
+
+    def explained(self, error: Exception) -> Exception:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in OUTSIDE:
+            return StoreUnavailableError(f"{self.where}: {error}; nothing was changed, try again when that is mended")
+        error.add_note(f"in {self.where}; this operation changed nothing")
+        return error
+
     def close(self) -> None:
         self._connection.close()
         self._lock.close()
+
+
+def _make_tables(cursor: sqlite3.Cursor) -> int:
+    """Bring the tables up to this release, in the transaction that is open; the version after that."""
+    found = cursor.execute("SELECT count(*) FROM sqlite_master WHERE name = 'store_info'").fetchone()
+    version = SCHEMA_VERSION
+    if found != (0,):
+        ((text,),) = cursor.execute("SELECT value FROM store_info WHERE name = 'schema_version'").fetchall()
+        version = int(text)
+        while version in MIGRATIONS:
+            for statement in MIGRATIONS[version]:
+                cursor.execute(statement)
+            version += 1
+    if version == SCHEMA_VERSION:
+        dialect = sqlite.dialect()
+        for table in metadata.sorted_tables:
+            cursor.execute(str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)))
+            for index in table.indexes:
+                cursor.execute(str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect)))
+        cursor.execute("INSERT OR REPLACE INTO store_info VALUES ('schema_version', ?)", (str(version),))
+    return version
 
 
 def _connect(path: Path, lock_timeout: float) -> sqlite3.Connection:

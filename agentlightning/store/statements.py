@@ -9,22 +9,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy import ClauseElement, Dialect, Table, bindparam, delete, func, literal_column, select, union_all, update
+from sqlalchemy import (
+    ClauseElement,
+    Dialect,
+    Table,
+    any_,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy import insert as plain_insert
 from sqlalchemy.dialects import postgresql, sqlite
 
 from .rows import AttemptRow, ResourcesRow, RolloutRow, SpanRow, WorkerRow
-from .schema import attempts, queue, resources, rollouts, spans, store_info, workers
+from .schema import Text, attempts, queue, replies, resources, rollouts, spans, workers
 from .transitions import ACTIVE
 
 Values: TypeAlias = Sequence[Any]
 
 MANY: Final = 64
-"""How many ids one statement looks up; shorter lists are filled up, so that the text stays the same."""
+"""How many ids one statement of SQLite looks up; shorter lists are filled up, so that the text stays the same."""
 
 
 ROLLOUT_CHANGES: Final = ("end_time", "status", "attempts", "attempt_id", "last_sequence_id")
 """Columns of a rollout that the state machine changes."""
+SPAN_KEY: Final = ("rollout_id", "attempt_id", "span_id")
 ATTEMPT_CHANGES: Final = ("end_time", "status", "worker_id", "last_heartbeat_time", "metadata")
 
 
@@ -61,29 +74,48 @@ class Statements:
         def prepare(clause: ClauseElement, columns: Sequence[str] | None = None) -> Statement:
             return prepared(clause, dialect, columns)
 
+        self._arrays = dialect.name == "postgresql"
+        among = _among_array if self._arrays else _among_list
+
         self.rollout = prepare(_select(rollouts).where(rollouts.c.rollout_id == bindparam("rollout_id")))
-        self.rollouts = prepare(_select(rollouts).where(rollouts.c.rollout_id.in_(_many("id"))))
-        self.insert_rollout = prepare(plain_insert(rollouts), RolloutRow._fields)
+        self.rollouts = prepare(_select(rollouts).where(among(rollouts.c.rollout_id)))
+        # In one order everywhere, so that two writers do not wait for each other. SQLite locks the file instead.
+        self.lock_rollouts = prepare(
+            _select(rollouts).where(among(rollouts.c.rollout_id)).order_by(rollouts.c.rollout_id).with_for_update()
+        )
+        self.insert_rollouts = prepare(_insert(rollouts), RolloutRow._fields)
         self.move_rollout = prepare(_update(rollouts, "rollout_id"), ROLLOUT_CHANGES)
         self.save_rollout = prepare(_update(rollouts, "rollout_id"), RolloutRow._fields)
 
         first = select(queue.c.ordinal).order_by(queue.c.ordinal).limit(bindparam("limit"))
-        first = first.with_for_update(skip_locked=True)
-        self.enqueue = prepare(plain_insert(queue), ("rollout_id",))
+        if dialect.name == "postgresql":
+            # With its rollout: who changes a rollout locks that first, and then its place in the queue.
+            first = first.join(rollouts, rollouts.c.rollout_id == queue.c.rollout_id)
+            first = first.with_for_update(skip_locked=True, of=[rollouts, queue])
+        self.enqueue = prepare(_insert(queue), ("rollout_id",))
         self.unqueue = prepare(delete(queue).where(queue.c.rollout_id == bindparam("rollout_id")))
         self.take_queued = prepare(
             delete(queue).where(queue.c.ordinal.in_(first)).returning(queue.c.ordinal, queue.c.rollout_id)
         )
 
+        seen = select(queue.c.ordinal).limit(MANY).subquery()
+        self.count_queue = prepare(select(func.count()).select_from(seen))
+
         of_attempt = attempts.c.rollout_id == bindparam("key_rollout_id")
         this_attempt = of_attempt & (attempts.c.attempt_id == bindparam("key_attempt_id"))
         active = attempts.c.status.in_([_literal(status) for status in sorted(ACTIVE)])
         self.attempt = prepare(_select(attempts).where(this_attempt))
-        self.attempts = prepare(_select(attempts).where(attempts.c.rollout_id.in_(_many("id"))))
-        self.insert_attempt = prepare(plain_insert(attempts), AttemptRow._fields)
+        self.attempts = prepare(_select(attempts).where(among(attempts.c.rollout_id)))
+        self.insert_attempt = prepare(_insert(attempts), AttemptRow._fields)
         self.save_attempt = prepare(update(attempts).where(this_attempt), ATTEMPT_CHANGES)
         self.delete_attempt = prepare(delete(attempts).where(this_attempt))
-        self.active_attempts = prepare(_select(attempts).where(active).order_by(attempts.c.ordinal))
+        self.active_attempts = prepare(
+            select(*row_columns(attempts), rollouts.c.config)
+            .join(rollouts, rollouts.c.rollout_id == attempts.c.rollout_id)
+            .where(active)
+            # Not by the plain column: SQLite would read all attempts in order rather than the few of the index.
+            .order_by(attempts.c.ordinal + literal_column("0"))
+        )
         self.newest_active_attempt = prepare(
             _select(attempts)
             .where(active, attempts.c.worker_id == bindparam("worker_id"))
@@ -92,7 +124,8 @@ class Statements:
         )
 
         insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect.name]
-        self.insert_span = prepare(insert(spans).on_conflict_do_nothing(), SpanRow._fields)
+        self.known_spans = _known_spans_in_arrays() if self._arrays else prepare(_known_span())
+        self.insert_spans = prepare(_insert(spans), SpanRow._fields)
         self.spans = prepare(
             _select(spans)
             .where(spans.c.rollout_id == bindparam("rollout_id"), spans.c.attempt_id == bindparam("attempt_id"))
@@ -102,11 +135,26 @@ class Statements:
         self.resources = prepare(_select(resources).where(resources.c.resources_id == bindparam("resources_id")))
         self.latest_resources = prepare(_select(resources).order_by(resources.c.changed.desc()).limit(1))
         self.worker = prepare(_select(workers).where(workers.c.worker_id == bindparam("worker_id")))
+        self.workers = prepare(_select(workers).where(among(workers.c.worker_id)))
+        self.lock = prepare(select(func.pg_advisory_xact_lock(bindparam("store"), bindparam("what"))))
         self.save_resources = prepare(_upsert(insert(resources), "resources_id", resources), ResourcesRow._fields)
         self.save_worker = prepare(_upsert(insert(workers), "worker_id", workers), WorkerRow._fields)
 
-        self.insert_info = prepare(insert(store_info).on_conflict_do_nothing(), ("name", "value"))
-        self.info = prepare(select(store_info.c.value).where(store_info.c.name == bindparam("name")))
+        self.reply = prepare(select(replies.c.text).where(replies.c.key == bindparam("key")))
+        self.save_reply = prepare(_upsert(insert(replies), "key", replies), ("key", "text", "time"))
+        self.drop_reply = prepare(delete(replies).where(replies.c.key == bindparam("key")))
+        self.drop_replies = prepare(delete(replies).where(replies.c.time < bindparam("before")))
+
+        ended = rollouts.c.end_time.is_not(None)
+        self.count_ended = prepare(select(func.count()).select_from(rollouts).where(ended))
+        self.ended = prepare(
+            select(rollouts.c.rollout_id)
+            .where(ended)
+            .order_by(rollouts.c.end_time, rollouts.c.ordinal)
+            .limit(bindparam("limit"))
+        )
+        self.drop = [prepare(delete(table).where(among(table.c.rollout_id))) for table in (spans, attempts, rollouts)]
+
         self.counts = prepare(
             union_all(
                 *(
@@ -115,6 +163,14 @@ class Statements:
                 )
             )
         )
+
+    def id_lists(self, ids: Sequence[str]) -> Iterable[Values]:
+        """Parameters for the statements that look up many ids."""
+        return [[list(ids)]] if self._arrays and ids else chunks(ids)
+
+    def key_lists(self, keys: Sequence[Values]) -> Iterable[Values]:
+        """Parameters for `known_spans`: key by key, or in PostgreSQL all the keys, column by column."""
+        return [list(map(list, zip(*keys, strict=True)))] if self._arrays and keys else keys
 
 
 def row_columns(table: Table) -> list[Any]:
@@ -137,13 +193,34 @@ def _update(table: Table, key: str) -> Any:
     return update(table).where(table.c[key] == bindparam(f"key_{key}"))
 
 
+def _insert(table: Table) -> Any:
+    # Without the `ordinal` of the new row, which PostgreSQL would be asked for.
+    return plain_insert(table).inline()
+
+
+def _known_span() -> Any:
+    key = [spans.c[name] for name in SPAN_KEY]
+    return select(*key).where(*(column == bindparam(column.name) for column in key))
+
+
+def _known_spans_in_arrays() -> Statement:
+    names = ", ".join(SPAN_KEY)
+    arrays = ", ".join("%s::TEXT[]" for _ in SPAN_KEY)
+    sql = f"SELECT {names} FROM spans JOIN unnest({arrays}) AS wanted ({names}) USING ({names})"
+    return Statement(sql, SPAN_KEY, {})
+
+
 def _upsert(insert: Any, key: str, table: Table) -> Any:
     changed = {column.name: insert.excluded[column.name] for column in row_columns(table) if column.name != key}
-    return insert.on_conflict_do_update(index_elements=[key], set_=changed)
+    return insert.inline().on_conflict_do_update(index_elements=[key], set_=changed)
 
 
-def _many(name: str) -> list[Any]:
-    return [bindparam(f"{name}_{index}") for index in range(MANY)]
+def _among_list(column: Any) -> Any:
+    return column.in_([bindparam(f"id_{index}") for index in range(MANY)])
+
+
+def _among_array(column: Any) -> Any:
+    return column == any_(bindparam("ids", type_=postgresql.ARRAY(Text)))
 
 
 def _literal(text: str) -> Any:

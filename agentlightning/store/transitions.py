@@ -3,21 +3,24 @@
 `operations` calls these for every home, so that no home has rules of its own. Source: the project's notes on
 Agent-Lightning 0.3, section 5, with these points made strict:
 
-- The latest attempt owns its rollout until a newer one begins; what older attempts report changes only themselves.
-- `succeeded`, `failed` and `timeout` are final for an attempt. `unresponsive` is a guess: the worker may turn out to be
-  alive, and is believed as long as it owns a rollout that nobody else has taken up yet.
+- An attempt is a lease. It is lost once a newer attempt began, once the store gave the attempt up (`timeout`,
+  `unresponsive`), and once its rollout is in the queue again or cancelled. Nothing that its worker writes counts then.
+- All four ends of an attempt are final. The first one counts.
+- An attempt is under way only while it is the latest of a rollout that is neither queued nor terminal.
 - A terminal rollout stays as it is, whatever attempts report. Only an explicit `queuing` or `requeuing` of
   `update_rollout`, or `start_attempt`, opens it again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from agentlightning.types import (
     TERMINAL_ATTEMPT,
     TERMINAL_ROLLOUT,
     AttemptStatus,
+    ConflictError,
     RolloutConfig,
     RolloutStatus,
     WorkerStatus,
@@ -37,16 +40,41 @@ class Standing(NamedTuple):
     is_latest: bool
 
 
-def attempt_may_become(standing: Standing, status: AttemptStatus) -> bool:
-    """Whether a report of `status` counts for the attempt."""
-    if standing.attempt == status or standing.attempt not in TERMINAL_ATTEMPT:
-        return True
-    return standing.attempt == "unresponsive" and standing.is_latest and standing.rollout in QUEUED
+def lease_lost(standing: Standing) -> bool:
+    """Whether the attempt no longer counts, so that its worker has to stop."""
+    return why_lost(standing) is not None
 
 
-def attempt_after_span(standing: Standing) -> AttemptStatus:
+def why_lost(standing: Standing) -> str | None:
+    """What became of an attempt whose lease is lost, as the rest of a sentence; `None` while it is held."""
+    if standing.attempt == "timeout":
+        return "it ran longer than it may (`timeout`)"
+    if standing.attempt == "unresponsive":
+        return "its worker was taken for gone (`unresponsive`)"
+    if not standing.is_latest:
+        return "a newer attempt has taken its place"
+    if standing.rollout == "cancelled":
+        return "its rollout is cancelled"
+    if standing.rollout in QUEUED:
+        return f"its rollout is in the queue again (`{standing.rollout}`)"
+    return None
+
+
+def attempt_may_become(current: AttemptStatus, status: AttemptStatus) -> bool:
+    """Whether a report of `status` counts, from a worker that holds its lease."""
+    return current == status or current not in TERMINAL_ATTEMPT
+
+
+def attempt_after_span(current: AttemptStatus) -> AttemptStatus:
     """A span shows that the attempt is running, unless it has ended."""
-    return "running" if attempt_may_become(standing, "running") else standing.attempt
+    return "running" if current in ACTIVE else current
+
+
+def attempt_after_rollout(status: RolloutStatus) -> AttemptStatus | None:
+    """How an attempt under way ends when its rollout is brought to `status` by hand; `None`: it goes on."""
+    if status == "succeeded":
+        return "succeeded"
+    return "failed" if status in TERMINAL_ROLLOUT or status in QUEUED else None
 
 
 def rollout_after_attempt(
@@ -64,6 +92,11 @@ def rollout_after_attempt(
         return standing.rollout
     if status == standing.attempt and status in TERMINAL_ATTEMPT:
         return standing.rollout  # said before; the rollout may have been requeued since
+    return rollout_from_attempt(status, sequence_id, config)
+
+
+def rollout_from_attempt(status: AttemptStatus, sequence_id: int, config: RolloutConfig) -> RolloutStatus:
+    """What an attempt that owns its rollout makes of it by moving to `status`."""
     if status in ("preparing", "running", "succeeded"):
         return status
     return "requeuing" if status in config.retry_condition and sequence_id < config.max_attempts else "failed"
@@ -75,24 +108,52 @@ def rollout_by_request(current: RolloutStatus, status: RolloutStatus) -> Rollout
     The first terminal state wins: cancelling what has just succeeded leaves it succeeded.
 
     Raises:
-        ValueError: `status` would reopen a terminal rollout without queueing it.
+        ConflictError: `status` would reopen a terminal rollout without queueing it.
     """
     if current in TERMINAL_ROLLOUT and status not in QUEUED:
         if status in TERMINAL_ROLLOUT:
             return current
-        raise ValueError(f"`status` {status!r} can't follow {current!r}; `queuing` runs the rollout again")
+        raise ConflictError(f"`status` {status!r} can't follow {current!r}; `queuing` runs the rollout again")
     return status
 
 
-def overdue(
-    config: RolloutConfig, *, start_time: float, last_heartbeat_time: float | None, now: float
-) -> AttemptStatus | None:
-    """What an active attempt becomes for being late, or `None`. All times in seconds since the epoch."""
-    if config.timeout_seconds is not None and now - start_time > config.timeout_seconds:
+class Limits(NamedTuple):
+    """How long an attempt may take and be silent, in seconds; `None` is without limit."""
+
+    timeout: float | None
+    silence: float | None
+    """Without a sign of the attempt."""
+    worker_silence: float | None
+    """Without a sign of a worker that has sent heartbeats."""
+
+
+class Signs(NamedTuple):
+    """What the store has heard of an active attempt, in seconds since the epoch; `None` is never."""
+
+    start: float
+    attempt: float | None
+    """Heartbeats and spans of the attempt."""
+    worker: float | None
+    """Heartbeats of its worker."""
+
+
+def overdue(limits: Limits, signs: Signs, *, now: float, listening_since: float) -> AttemptStatus | None:
+    """What an active attempt becomes for being late, or `None`.
+
+    Args:
+        limits: The rollout's and the store's.
+        signs: What was heard.
+        now: Seconds since the epoch.
+        listening_since: Since when the store would have heard of the worker without a break. Silence before that is
+            the store's own.
+    """
+    if limits.timeout is not None and now - signs.start > limits.timeout:
         return "timeout"
-    last_sign = start_time if last_heartbeat_time is None else last_heartbeat_time
-    if config.unresponsive_seconds is not None and now - last_sign > config.unresponsive_seconds:
+    heard = _latest((signs.start, signs.attempt, listening_since))
+    if limits.silence is not None and now - heard > limits.silence:
         return "unresponsive"
+    if signs.worker is not None and limits.worker_silence is not None:
+        return "unresponsive" if now - max(heard, signs.worker) > limits.worker_silence else None
     return None
 
 
@@ -101,3 +162,7 @@ def worker_after_attempt(status: AttemptStatus, *, has_other: bool) -> WorkerSta
     if status in ACTIVE or has_other:
         return "busy"
     return "idle" if status in ("succeeded", "failed") else "unknown"
+
+
+def _latest(times: Iterable[float | None]) -> float:
+    return max(time for time in times if time is not None)

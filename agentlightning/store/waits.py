@@ -104,6 +104,11 @@ class Waits:
         with self._lock:
             return rollout_id in self._for_rollout
 
+    def awaited(self) -> set[str]:
+        """All rollouts that somebody waits for."""
+        with self._lock:
+            return set(self._for_rollout)
+
     def register(self, wait: Wait) -> None:
         with self._lock:
             if wait.rollout_ids is None:

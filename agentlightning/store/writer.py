@@ -3,7 +3,8 @@
 `sql` hands it operations. The thread takes all that are waiting, runs them in one transaction, commits, and only then
 answers: an answered operation is in the database, and those that came together share the cost of a commit. An operation
 that raises after it has written, or a commit that fails, undoes the whole group; then each operation of the group runs
-again in a transaction of its own, so that one operation's failure is nobody else's.
+again in a transaction of its own, so that one operation's failure is nobody else's. What fails because of others
+(deadlocks, a lost connection) runs again, a bounded number of times.
 """
 
 from __future__ import annotations
@@ -11,27 +12,57 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
+
+from agentlightning.types import StoreClosedError, StoreUnavailableError
 
 from .ledger import Effects, Ledger
 from .sql_ledger import SqlLedger
 
 GROUP = 256
 """Most operations that share a commit; bounds how long the first of them waits for the last."""
+TRIES = 12
+"""How often an operation runs that others keep from succeeding."""
+PAUSE = 0.05
+"""Most seconds between two such tries."""
 
 R = TypeVar("R")
 Operation = Callable[[Ledger], R]
 
 
-class Transactions(Protocol):
-    """How a database begins and ends transactions."""
+class Database(Protocol):
+    """A connection: its rows, and how its transactions begin and end. Used by the writer's thread only."""
 
-    def begin(self) -> None: ...
-    def commit(self) -> None: ...
+    where: str
+    """What it is, for messages."""
+    ledger: SqlLedger
+    errors: tuple[type[Exception], ...]
+    """What the driver raises. Such an error undoes the transaction, whether it has written or not."""
+
+    def begin(self, *, patient: bool) -> None:
+        """Args: `patient`: wait for other writers as long as it takes; others may be told to come again."""
+
+    def commit(self, effects: Effects, *, wrote: bool) -> None:
+        """Args: `effects`: what other users of the database wait for; `wrote`: whether there is anything to keep."""
+
     def rollback(self) -> None: ...
+    def passing(self, error: BaseException) -> bool:
+        """Whether the error comes from what others did, so that the same may succeed when it is done again."""
+        ...
+
+    def lost(self) -> bool:
+        """Whether the connection is gone; `begin` makes a new one."""
+        ...
+
+    def explained(self, error: Exception) -> Exception:
+        """What callers get for an error of the driver."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -57,14 +88,12 @@ class Writer:
     """The thread. `close` ends it.
 
     Args:
-        ledger: Rows of the connection.
-        transactions: Of the same connection.
+        database: The connection; it is the thread's until closed.
         committed: Called in the thread with what a committed group did.
     """
 
-    def __init__(self, ledger: SqlLedger, transactions: Transactions, committed: Callable[[Effects], None]) -> None:
-        self._ledger = ledger
-        self._transactions = transactions
+    def __init__(self, database: Database, committed: Callable[[Effects], None]) -> None:
+        self._database = database
         self._committed = committed
         self._lock = threading.Lock()
         self._closed = False
@@ -81,7 +110,7 @@ class Writer:
             undo: From the result, the operation that takes it back if the caller is cancelled before it has it.
 
         Raises:
-            RuntimeError: the writer is closed.
+            StoreClosedError: the writer is closed.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
@@ -105,7 +134,7 @@ class Writer:
     def _put(self, job: Job) -> None:
         with self._lock:
             if self._closed:
-                raise RuntimeError("the store is closed; open a new one")
+                raise StoreClosedError("the store is closed; open a new one")
             self._jobs.put(job)
 
     def _work(self) -> None:
@@ -120,55 +149,61 @@ class Writer:
             self._serve(group)
             if last:
                 break
-        self._transactions.close()
+        self._database.close()
 
     def _serve(self, group: list[Job]) -> None:
-        group = [job for job in group if not job.cancelled()]
-        if not group:
-            return
-        try:
-            self._transactions.begin()
-        except Exception as error:  # noqa: BLE001  # goes to the callers
-            self._settle(group, error)
-            return
-        failure = self._complete(group)
-        if failure is None or len(group) == 1:
+        failure = None
+        for tries in range(TRIES):
+            group = [job for job in group if not job.cancelled()]
+            if not group:
+                return
+            failure = self._complete(group, patient=tries > 0)
+            if failure is None or not self._database.passing(failure):
+                break
+            if self._database.lost():
+                continue  # nobody's fault: all of them again
+            if len(group) > 1:
+                break
+            time.sleep(random.random() * PAUSE)
+        if failure is None or len(group) == 1 or isinstance(failure, StoreUnavailableError):
             self._settle(group, failure)
             return
         for job in group:
             self._serve([job])
 
-    def _complete(self, group: list[Job]) -> BaseException | None:
+    def _complete(self, group: list[Job], *, patient: bool) -> BaseException | None:
         """Run a group and commit; what undid all of it, if anything did."""
         try:
-            for job in group:
-                self._run(job)
-            self._transactions.commit()
+            self._database.begin(patient=patient)
+            wrote = [self._run(job) for job in group]
+            self._database.commit(_effects(group), wrote=any(wrote))
         except Exception as error:  # noqa: BLE001  # goes to the callers
             with contextlib.suppress(Exception):  # some failures have ended the transaction already
-                self._transactions.rollback()
+                self._database.rollback()
             return error
         return None
 
-    def _run(self, job: Job) -> None:
-        ledger = self._ledger
+    def _run(self, job: Job) -> bool:
+        """Whether the operation has written."""
+        ledger = self._database.ledger
         ledger.wrote, job.error = False, None
         job.effects = ledger.effects = Effects()
         try:
             job.result = job.operation(ledger)
+        except self._database.errors:
+            raise
         except Exception as error:
             if ledger.wrote:
                 raise
             job.error = error
+        return ledger.wrote
 
     def _settle(self, group: list[Job], failure: BaseException | None) -> None:
         """Answer the jobs of one transaction."""
         for job in group:
             job.error = failure or job.error
         if failure is None:
-            effects = [job.effects for job in group if job.error is None]
-            ended = [rollout_id for effect in effects for rollout_id in effect.ended]
-            self._committed(Effects(sum(effect.queued for effect in effects), ended))
+            self._committed(_effects(group))
         by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = {}
         for job in group:
             if job.loop is not None:
@@ -195,5 +230,11 @@ class Writer:
     def _take_back(self, jobs: list[Job]) -> None:
         for job in jobs:
             if job.undo is not None and job.error is None:
-                with contextlib.suppress(RuntimeError):  # closed meanwhile: the rollout stays with its attempt
+                with contextlib.suppress(StoreClosedError):  # closed meanwhile: the rollout stays with its attempt
                     self._put(Job(job.undo(job.result), None, None, None))
+
+
+def _effects(group: list[Job]) -> Effects:
+    effects = [job.effects for job in group if job.error is None]
+    ended = [rollout_id for effect in effects for rollout_id in effect.ended]
+    return Effects(sum(effect.queued for effect in effects), ended)

@@ -2,8 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from agentlightning.not_built import missing
+
 from .attributes import flatten_attributes
 from .base import Tracer, clear_active_tracer, get_active_tracer, set_active_tracer
+from .dummy import DummyTracer
+from .recording import SpanRecord
 from .trace import AttemptTrace
 
 if TYPE_CHECKING:
@@ -11,7 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttemptTrace",
+    "DummyTracer",
     "OtelTracer",
+    "SpanRecord",
     "Tracer",
     "clear_active_tracer",
     "flatten_attributes",
@@ -25,4 +31,4 @@ def __getattr__(name: str) -> Any:
         from .otel import OtelTracer  # OpenTelemetry's SDK costs 60 ms to import
 
         return OtelTracer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise missing(__name__, name)

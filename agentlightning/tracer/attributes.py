@@ -5,16 +5,17 @@ Called by the tracers and emitters. A span holds strings, numbers, booleans and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import orjson
 
 from agentlightning.types import Attributes, AttributeValue
+from agentlightning.utils.otel import flatten_attributes as flatten
 
 
 def flatten_attributes(values: Mapping[str, Any], prefix: str = "") -> Attributes:
-    """`values` with nested mappings and lists of mappings as dotted keys: `{"a": {"b": 1}}` is `{"a.b": 1}`.
+    """`values` with nested mappings and lists as dotted keys: `{"a": {"b": 1}}` is `{"a.b": 1}`.
 
     Args:
         values: Anything JSON can hold; other values become their `str`. `None` is left out.
@@ -23,24 +24,11 @@ def flatten_attributes(values: Mapping[str, Any], prefix: str = "") -> Attribute
     Raises:
         TypeError: a key is not a string.
     """
-    flat: Attributes = {}
-    for key, value in values.items():
-        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # agents are not type-checked
-            raise TypeError(f"attribute keys must be strings, not {type(key).__name__} ({key!r})")
-        _put(flat, f"{prefix}.{key}" if prefix else key, value)
-    return flat
-
-
-def _put(flat: Attributes, key: str, value: Any) -> None:
-    if value is None:
-        return
-    if isinstance(value, Mapping):
-        flat.update(flatten_attributes(cast(Mapping[str, Any], value), key))
-    elif isinstance(value, (list, tuple)) and any(isinstance(item, (Mapping, list, tuple)) for item in _items(value)):
-        for index, item in enumerate(_items(value)):
-            _put(flat, f"{key}.{index}", item)
-    else:
-        flat[key] = attribute_value(value)
+    try:
+        flat = flatten({prefix: values} if prefix else values)
+    except ValueError as error:
+        raise TypeError(str(error)) from error
+    return {key: attribute_value(value) for key, value in flat.items() if value is not None}
 
 
 def attribute_value(value: Any) -> AttributeValue:
@@ -48,14 +36,10 @@ def attribute_value(value: Any) -> AttributeValue:
     if isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, (list, tuple)):
-        items = _items(value)
+        items = list(cast("list[Any]", value))
         if len({type(item) for item in items}) <= 1 and all(isinstance(i, (str, bool, int, float)) for i in items):
-            return cast(AttributeValue, list(items))
+            return items
     try:
         return orjson.dumps(value, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:  # beyond JSON: an integer of more than 64 bits, a lone surrogate
         return str(value)
-
-
-def _items(value: Any) -> Sequence[Any]:
-    return cast("Sequence[Any]", value)

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from agentlightning.semconv import LightningResourceAttributes, attempt_trace_id
 from agentlightning.store.base import LightningStore
-from agentlightning.types import Span, SpanCoreFields, TraceStatus
+from agentlightning.types import ParallelWorkerBase, Span, SpanCoreFields, SpanRecordingContext, TraceStatus
 
 from .attributes import flatten_attributes
+from .recording import SpanRecord
 from .trace import AttemptTrace
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 _active_tracer: ContextVar[Tracer | None] = ContextVar("agentlightning_tracer", default=None)
 _current_trace: ContextVar[AttemptTrace | None] = ContextVar("agentlightning_trace", default=None)
@@ -29,6 +35,11 @@ _current_trace: ContextVar[AttemptTrace | None] = ContextVar("agentlightning_tra
 def get_active_tracer() -> Tracer | None:
     """The tracer of the attempt that this code runs in, or `None` outside of any."""
     return _active_tracer.get()
+
+
+def get_current_trace() -> AttemptTrace | None:
+    """The trace of the attempt that this code runs in, or of the one that ended last in this context."""
+    return _current_trace.get()
 
 
 def set_active_tracer(tracer: Tracer) -> None:
@@ -47,48 +58,95 @@ def clear_active_tracer() -> None:
     _active_tracer.set(None)
 
 
-class Tracer:
+class Tracer(ParallelWorkerBase):
     """Records the spans that emitters make. One object serves any number of attempts at once."""
+
+    trace_type: ClassVar[type[AttemptTrace]] = AttemptTrace
+    """For subclasses: what `trace_context` gives."""
+    _store: LightningStore | None = None
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def init_worker(self, worker_id: int, store: LightningStore | None = None, *args: Any, **kwargs: Any) -> None:
+        """Take the store that `trace_context` uses if it is given none. Runners give one each time instead."""
+        super().init_worker(worker_id)
+        self._store = store
+
+    def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+        """Let go of the store."""
+        super().teardown_worker(worker_id)
+        self._store = None
+
+    @contextlib.contextmanager
+    def lifespan(self, store: LightningStore | None = None) -> Generator[None, None, None]:
+        """From `init` to `teardown` for a program that uses the tracer without a runner."""
+        self.init()
+        self.init_worker(0, store)
+        try:
+            yield
+        finally:
+            self.teardown_worker(0)
+            self.teardown()
+
+    # -- an attempt -------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def trace_context(
         self,
         name: str | None = None,
         *,
+        store: LightningStore | None = None,
         rollout_id: str | None = None,
         attempt_id: str | None = None,
-        store: LightningStore | None = None,
     ) -> AsyncGenerator[AttemptTrace, None]:
         """Spans made by the code within belong to this attempt; on the way out they are sent to `store` in one call.
 
         Args:
             name: For the reader of logs; not stored.
+            store: Where the spans go; `None`: the store of `lifespan`, and without one only to `get_last_trace`.
             rollout_id: Whose spans they are; with `attempt_id` needed if there is a store.
             attempt_id: Whose spans they are.
-            store: Where the spans go; `None` keeps them for `get_last_trace`.
 
         Raises:
             ValueError: this context is within an attempt already, or a store is given without ids.
         """
         if store is not None and (rollout_id is None or attempt_id is None):
             raise ValueError("`trace_context` with a `store` needs `rollout_id` and `attempt_id`")
-        local = f"local-{secrets.token_hex(6)}"
-        trace = AttemptTrace(rollout_id or local, attempt_id or local, store, asyncio.get_running_loop())
-        set_active_tracer(self)
-        _current_trace.set(trace)  # stays set afterwards, for `get_last_trace`
+        if store is None and rollout_id is not None and attempt_id is not None:
+            store = self._store
+        local = _local_id()
+        trace = self.trace_type(rollout_id or local, attempt_id or local, store, asyncio.get_running_loop())
         try:
-            with self._attached(trace):
+            with self._recording(trace):
                 yield trace
         finally:
-            clear_active_tracer()
-            trace.close()
             await trace.flush()
+
+    def trace_run(self, func: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        """Call a function; the spans made in it stay with the tracer, see `get_last_trace`."""
+        with self._recording(self.trace_type(_local_id(), _local_id())):
+            return func(*args, **kwargs)
+
+    async def trace_run_async(self, func: Callable[..., Awaitable[R]], *args: Any, **kwargs: Any) -> R:
+        """`trace_run` for a coroutine function."""
+        with self._recording(self.trace_type(_local_id(), _local_id())):
+            return await func(*args, **kwargs)
+
+    def get_last_trace(self) -> list[Span]:
+        """The spans of the attempt that this code runs in, or of the one that ended last in this context."""
+        trace = _current_trace.get()
+        return list(trace.spans) if trace is not None else []
+
+    def get_langchain_handler(self) -> Any:
+        """`None`: LLM calls are recorded by the gateway, so LangChain needs no callback handler."""
+        logger.warning("`%s` has no LangChain handler; LLM calls are recorded by the gateway", type(self).__name__)
+
+    # -- spans ------------------------------------------------------------------------------------------------------
 
     def create_span(
         self,
         name: str,
         attributes: Mapping[str, Any] | None = None,
-        *,
         timestamp: float | None = None,
         status: TraceStatus | None = None,
     ) -> SpanCoreFields:
@@ -103,26 +161,44 @@ class Tracer:
         Raises:
             RuntimeError: this code runs outside of any attempt.
         """
-        trace = self._trace()
         at = time.time() if timestamp is None else timestamp
-        span = Span.create(
-            name,
-            rollout_id=trace.rollout_id,
-            attempt_id=trace.attempt_id,
-            trace_id=attempt_trace_id(trace.rollout_id, trace.attempt_id),
-            attributes=flatten_attributes(attributes or {}),
-            start_time=at,
-            end_time=at,
-            status=status,
-        )
-        span.resource = {LightningResourceAttributes.TRACER_NAME.value: type(self).__name__}
-        trace.record(span)
-        return span
+        status = status or TraceStatus(status_code="OK")
+        flat = flatten_attributes(attributes or {})
+        return self._keep(SpanCoreFields(name=name, attributes=flat, start_time=at, end_time=at, status=status))
 
-    def get_last_trace(self) -> list[Span]:
-        """The spans of the attempt that this code runs in, or of the one that ended last in this context."""
-        trace = _current_trace.get()
-        return list(trace.spans) if trace is not None else []
+    @contextlib.contextmanager
+    def operation_context(
+        self,
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
+        start_time: float | None = None,
+        end_time: float | None = None,
+    ) -> Generator[SpanRecordingContext, None, None]:
+        """A span with a duration around the block; an exception that leaves the block is recorded and goes on.
+
+        Args:
+            name: What happens, see `semconv`.
+            attributes: Nested mappings are flattened to dotted keys.
+            start_time: Seconds since the epoch; now if not given.
+            end_time: Seconds since the epoch; when the block ends if not given.
+
+        Raises:
+            RuntimeError: this code runs outside of any attempt.
+        """
+        self._trace()
+        record = SpanRecord(name, attributes, start_time)
+        try:
+            with record.running(end_time):
+                yield record
+        finally:
+            self._keep(record.get_recorded_span())
+
+    # -- for subclasses ---------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _attached(self, trace: AttemptTrace) -> Generator[None, None, None]:
+        """What has to be in place while the attempt runs."""
+        yield
 
     def _trace(self) -> AttemptTrace:
         trace = _current_trace.get()
@@ -131,6 +207,32 @@ class Tracer:
         return trace
 
     @contextlib.contextmanager
-    def _attached(self, trace: AttemptTrace) -> Generator[None, None, None]:
-        """For subclasses: what has to be in place while the attempt runs."""
-        yield
+    def _recording(self, trace: AttemptTrace) -> Generator[None, None, None]:
+        set_active_tracer(self)
+        _current_trace.set(trace)  # stays set afterwards, for `get_last_trace`
+        try:
+            with self._attached(trace):
+                yield
+        finally:
+            clear_active_tracer()
+            trace.close()
+
+    def _keep(self, core: SpanCoreFields) -> SpanCoreFields:
+        trace = self._trace()
+        span = Span.create(
+            core.name,
+            rollout_id=trace.rollout_id,
+            attempt_id=trace.attempt_id,
+            trace_id=attempt_trace_id(trace.rollout_id, trace.attempt_id),
+            attributes=core.attributes,
+            start_time=core.start_time,
+            end_time=core.end_time,
+            status=core.status,
+        )
+        span.resource.attributes = {LightningResourceAttributes.TRACER_NAME.value: type(self).__name__}
+        trace.record(span)
+        return core
+
+
+def _local_id() -> str:
+    return f"local-{secrets.token_hex(6)}"

@@ -23,7 +23,8 @@ from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from agentlightning.semconv import LightningResourceAttributes, attempt_trace_id
-from agentlightning.types import Event, Span, SpanCoreFields, TraceStatus
+from agentlightning.types import Span, SpanCoreFields, SpanRecordingContext, StatusCode, TraceStatus
+from agentlightning.types.otel import seconds
 
 from .attributes import attribute_value, flatten_attributes
 from .base import Tracer
@@ -36,14 +37,61 @@ _ROLLOUT_ID = LightningResourceAttributes.ROLLOUT_ID.value
 _ATTEMPT_ID = LightningResourceAttributes.ATTEMPT_ID.value
 
 
+class OtelAttemptTrace(AttemptTrace):
+    """An attempt that is an OpenTelemetry tracer too: `trace_context(...) as trace`, `trace.start_as_current_span`."""
+
+    def start_span(self, name: str, *args: Any, **kwargs: Any) -> otel.Span:
+        """As OpenTelemetry's `Tracer.start_span`."""
+        return _otel_tracer().start_span(name, *args, **kwargs)
+
+    def start_as_current_span(
+        self, name: str, *args: Any, **kwargs: Any
+    ) -> contextlib.AbstractContextManager[otel.Span]:
+        """As OpenTelemetry's `Tracer.start_as_current_span`."""
+        return _otel_tracer().start_as_current_span(name, *args, **kwargs)
+
+
+class OtelRecordingContext:
+    """A span of OpenTelemetry that is under way. Implements `types.SpanRecordingContext`."""
+
+    def __init__(self, span: SdkSpan) -> None:
+        self._span = span
+
+    def record_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Add attributes; nested mappings are flattened."""
+        self._span.set_attributes(flatten_attributes(attributes))
+
+    def record_exception(self, exception: BaseException) -> None:
+        """Type, message and traceback as an event; the status becomes `ERROR`."""
+        self._span.record_exception(exception)
+        self.record_status("ERROR", str(exception))
+
+    def record_status(self, status_code: StatusCode, description: str | None = None) -> None:
+        """Say how it went."""
+        self._span.set_status(
+            otel.Status(otel.StatusCode[status_code], description if status_code == "ERROR" else None)
+        )
+
+    def get_recorded_span(self) -> SpanCoreFields:
+        """The span so far."""
+        return SpanCoreFields(
+            name=self._span.name,
+            attributes=_attributes(self._span.attributes),
+            start_time=seconds(self._span.start_time),
+            end_time=seconds(self._span.end_time),
+            status=TraceStatus.from_opentelemetry(self._span.status),
+        )
+
+
 class OtelTracer(Tracer):
     """The default tracer: what emitters say and OpenTelemetry spans, in one trace per attempt."""
+
+    trace_type = OtelAttemptTrace
 
     def create_span(
         self,
         name: str,
         attributes: Mapping[str, Any] | None = None,
-        *,
         timestamp: float | None = None,
         status: TraceStatus | None = None,
     ) -> SpanCoreFields:
@@ -53,11 +101,38 @@ class OtelTracer(Tracer):
         at = time.time() if timestamp is None else timestamp
         span = _otel_tracer().start_span(name, attributes=flat, start_time=int(at * 1e9))
         if not span.is_recording():  # `OTEL_SDK_DISABLED` must not cost a reward
-            return super().create_span(name, flat, timestamp=at, status=status)
+            return super().create_span(name, flat, at, status)
         status = status or TraceStatus(status_code="OK")
         span.set_status(otel.StatusCode[status.status_code], status.description)
         span.end(int(at * 1e9))
         return SpanCoreFields(name=name, attributes=flat, start_time=at, end_time=at, status=status)
+
+    @contextlib.contextmanager
+    def operation_context(
+        self,
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
+        start_time: float | None = None,
+        end_time: float | None = None,
+    ) -> Generator[SpanRecordingContext, None, None]:
+        """As `Tracer.operation_context`; spans made in the block are its children."""
+        self._trace()
+        at = time.time() if start_time is None else start_time
+        flat = flatten_attributes(attributes or {})
+        span = _otel_tracer().start_span(name, attributes=flat, start_time=int(at * 1e9))
+        if not isinstance(span, SdkSpan):  # `OTEL_SDK_DISABLED`
+            with super().operation_context(name, flat, at, end_time) as record:
+                yield record
+            return
+        context = OtelRecordingContext(span)
+        try:
+            with otel.use_span(span, record_exception=False, set_status_on_exception=False):
+                yield context
+        except BaseException as error:
+            context.record_exception(error)
+            raise
+        finally:
+            span.end(None if end_time is None else int(end_time * 1e9))
 
     @contextlib.contextmanager
     def _attached(self, trace: AttemptTrace) -> Generator[None, None, None]:
@@ -73,30 +148,12 @@ class OtelTracer(Tracer):
 
 
 def from_otel(span: ReadableSpan, rollout_id: str, attempt_id: str) -> Span:
-    """One of our spans from a finished OpenTelemetry span; times in seconds, ids in hexadecimal."""
-    context = span.get_span_context()
-    if context is None:
-        raise ValueError(f"the OpenTelemetry span `{span.name}` has no span context, so it has no ids")
-    trace_id = otel.format_trace_id(context.trace_id)
-    parent = None if span.parent is None else otel.format_span_id(span.parent.span_id)
-    root = attempt_trace_id(rollout_id, attempt_id)
-    return Span(
-        name=span.name,
-        rollout_id=rollout_id,
-        attempt_id=attempt_id,
-        trace_id=trace_id,
-        span_id=otel.format_span_id(context.span_id),
-        parent_id=None if parent == root[:16] else parent,
-        attributes=_attributes(span.attributes),
-        start_time=_seconds(span.start_time),
-        end_time=_seconds(span.end_time),
-        status=TraceStatus(status_code=span.status.status_code.name, description=span.status.description),
-        events=[
-            Event(name=e.name, attributes=_attributes(e.attributes), timestamp=_seconds(e.timestamp))
-            for e in span.events
-        ],
-        resource=_attributes(span.resource.attributes),
-    )
+    """`Span.from_opentelemetry`, without what only ties it to its attempt."""
+    found = Span.from_opentelemetry(span, rollout_id, attempt_id)
+    found.attributes = _attributes(span.attributes)
+    if found.parent_id == attempt_trace_id(rollout_id, attempt_id)[:16]:
+        found.parent_id = None
+    return found
 
 
 class _ToAttempt(SpanProcessor):
@@ -168,7 +225,3 @@ def _root_context(trace: AttemptTrace) -> otel_context.Context:
 def _attributes(values: Mapping[str, Any] | None) -> dict[str, Any]:
     own = (_ROLLOUT_ID, _ATTEMPT_ID)
     return {key: attribute_value(value) for key, value in (values or {}).items() if key not in own}
-
-
-def _seconds(nanoseconds: int | None) -> float | None:
-    return None if nanoseconds is None else nanoseconds / 1e9

@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.execution.base import ExecutionEvent, ExecutionStrategy
 from agentlightning.litagent import LitAgent
+from agentlightning.runner import Hook, Runner
 from agentlightning.store.base import LightningStore
+from agentlightning.tracer import Tracer
 from agentlightning.types import AgentLightningError, ConfigError, Dataset, DatasetError, NamedResources
 
+from .bundle import AgentRunnerBundle
+from .components import ComponentSpec, build_component
+from .parts import deprecated, make_adapter, make_algorithm, make_llm_proxy, make_strategy, otel_tracer, renamed
 from .run_dir import default_run_dir, discard_empty_run, open_run, read_config, write_config
 
 if TYPE_CHECKING:
     from agentlightning.adapter.base import TraceAdapter
     from agentlightning.llm_proxy import LLMProxy
-    from agentlightning.runner.base import Hook
-    from agentlightning.tracer.base import Tracer
 
 T = TypeVar("T")
 AnyDataset = Dataset[Any]
@@ -33,61 +36,104 @@ AnyDataset = Dataset[Any]
 class Trainer:
     """Trains an agent.
 
+    Components (`algorithm`, `store`, `strategy`, `runner`, `tracer`, `adapter`, `llm_proxy`) may be given as objects,
+    classes, functions without arguments, `"module.Class"`, or dictionaries with `type` and keyword arguments.
+
     Args:
         agent: The agent, if it is not given to `fit`.
         algorithm: What learns; `Baseline` (in `dev`) learns nothing.
-        n_runners: Runners, each executing one rollout at a time (or `max_concurrency` at once).
+        n_runners: Runners, each executing one rollout at a time (or `max_concurrency` at once); 1 if not given. That
+            of a given `strategy` object wins.
         max_concurrency: Rollouts at once in one runner.
         max_rollouts: Each runner stops after so many rollouts; `None`: no limit.
         max_iterations: Bound on the algorithm's outer loop: training steps (VERL), rollouts (Baseline).
         initial_resources: Resources to start from, by name.
         store: Default: SQLite in the run directory (`fit`), memory (`dev`).
-        strategy: Where runners execute; default: in this process.
+        strategy: Where runners execute: `"shm"` in this process, the default; `"cs"` in processes of their own, which
+            is the default where `AGL_CURRENT_ROLE` or `port` is given.
+        runner: Copied for each worker; default: `LitAgentRunner`.
         tracer: Records what agents do; default: OpenTelemetry. One for all runners.
         adapter: Makes training data of spans.
         llm_proxy: The gateway; algorithms that need one make their own by default.
         hooks: Called around each rollout.
+        port: Port of the store's server, for the `"cs"` strategy.
         run_dir: Directory of the run; default `runs/<date>-<time>`.
+        daemon: Taken for the sake of Agent-Lightning 0.3: runner processes never outlive this one.
+        dev, n_workers, max_tasks, triplet_exporter: Deprecated names of the `dev` method, `n_runners`, `max_rollouts`
+            and `adapter`.
+
+    Raises:
+        ConfigError: a number below 1, or a component that can't be made.
     """
 
     def __init__(
         self,
         *,
+        dev: bool = False,
         agent: LitAgent[Any] | None = None,
-        algorithm: Algorithm | None = None,
-        n_runners: int = 1,
+        algorithm: ComponentSpec[Algorithm] = None,
+        n_runners: int | None = None,
         max_concurrency: int = 1,
         max_rollouts: int | None = None,
         max_iterations: int | None = None,
         initial_resources: NamedResources | None = None,
-        store: LightningStore | None = None,
-        strategy: ExecutionStrategy | None = None,
-        tracer: Tracer | None = None,
-        adapter: TraceAdapter[Any] | None = None,
-        llm_proxy: LLMProxy | None = None,
+        store: ComponentSpec[LightningStore] = None,
+        strategy: ComponentSpec[ExecutionStrategy] = None,
+        runner: ComponentSpec[Runner[Any]] = None,
+        tracer: ComponentSpec[Tracer] = None,
+        adapter: ComponentSpec[TraceAdapter[Any]] = None,
+        llm_proxy: ComponentSpec[LLMProxy] = None,
         hooks: Hook | Sequence[Hook] | None = None,
+        port: int | None = None,
         run_dir: str | Path | None = None,
+        daemon: bool = True,
+        n_workers: int | None = None,
+        max_tasks: int | None = None,
+        triplet_exporter: ComponentSpec[TraceAdapter[Any]] = None,
     ) -> None:
-        counts = {"n_runners": n_runners, "max_concurrency": max_concurrency, "max_iterations": max_iterations}
+        if dev:
+            deprecated("dev", "the method `trainer.dev(...)`")
+        n_runners = renamed("n_workers", n_workers, "n_runners", n_runners)
+        max_rollouts = renamed("max_tasks", max_tasks, "max_rollouts", max_rollouts)
+        adapter = renamed("triplet_exporter", triplet_exporter, "adapter", adapter)
+        counts = {
+            "n_runners": n_runners,
+            "max_concurrency": max_concurrency,
+            "max_rollouts": max_rollouts,
+            "max_iterations": max_iterations,
+        }
         for name, value in counts.items():
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {value}")
         self.agent = agent
-        self.algorithm = algorithm
-        self.n_runners = n_runners
         self.max_concurrency = max_concurrency
         self.max_rollouts = max_rollouts
         self.max_iterations = max_iterations
         self.initial_resources = initial_resources
-        self.store = store
-        self.strategy = strategy
-        self.tracer = tracer
-        self.adapter = adapter
-        self.llm_proxy = llm_proxy
+        self.port = port
+        self.daemon = daemon
         self.hooks: tuple[Hook, ...] = (
             () if hooks is None else tuple(hooks) if isinstance(hooks, Sequence) else (hooks,)
         )
         self.run_dir = None if run_dir is None else Path(run_dir)
+        self.algorithm = make_algorithm(algorithm)
+        self.strategy = make_strategy(strategy, n_runners, port)
+        self.n_runners = self.strategy.n_runners
+        self.store = build_component(store, expected_type=LightningStore, spec_name="store", allow_none=True)
+        self.tracer = build_component(tracer, expected_type=Tracer, spec_name="tracer", default_factory=otel_tracer)
+        self.runner: Runner[Any] | None = build_component(
+            runner,
+            expected_type=Runner,
+            spec_name="runner",
+            allow_none=True,
+            optional_defaults={
+                "tracer": lambda: self.tracer,
+                "max_rollouts": max_rollouts,
+                "max_concurrency": max_concurrency,
+            },
+        )
+        self.adapter = make_adapter(adapter)
+        self.llm_proxy = make_llm_proxy(llm_proxy, self.store)
 
     def fit(
         self,
@@ -101,6 +147,9 @@ class Trainer:
 
         Without datasets, tasks come from the algorithm's configuration (`data.train_files`), else from the agent's
         `train_dataset` / `val_dataset`, else from rollouts queued in the store.
+
+        Where this process is only a runner (`AGL_CURRENT_ROLE=runner`) it executes rollouts until the store that is
+        served elsewhere closes, and needs neither algorithm nor tasks.
 
         Args:
             agent: The agent; or the algorithm, where the agent was given to the trainer.
@@ -118,6 +167,9 @@ class Trainer:
             algorithm, lit_agent = agent, self.agent
         else:
             algorithm, lit_agent = self.algorithm, agent if agent is not None else self.agent
+        if self.strategy.role == "runner":
+            self._run_runners(_check_agent(lit_agent))
+            return
         lit_agent, algorithm = _check_pair(lit_agent, algorithm)
         algorithm.check()
         datasets = self._datasets(lit_agent, algorithm, train_dataset, val_dataset)
@@ -202,7 +254,6 @@ class Trainer:
         store: LightningStore,
     ) -> None:
         from agentlightning.adapter import LlmProxyTraceToTriplet
-        from agentlightning.execution.shared_memory import SharedMemoryExecutionStrategy
 
         algorithm.set_trainer(self)
         algorithm.set_adapter(self.adapter or LlmProxyTraceToTriplet())
@@ -214,51 +265,49 @@ class Trainer:
 
         async def learn(store: LightningStore, event: ExecutionEvent) -> None:
             algorithm.set_store(store)
+            if self.llm_proxy is not None and self.llm_proxy.get_store() is None:
+                self.llm_proxy.set_store(store)
             result = algorithm.run(*datasets)
             if algorithm.is_async():
                 await result
 
-        strategy = self.strategy or SharedMemoryExecutionStrategy(n_runners=self.n_runners)
-        _outside_any_loop(lambda: strategy.execute(learn, self._runner_bundle(agent), store))
+        _outside_any_loop(lambda: self.strategy.execute(learn, self._runner_bundle(agent), store))
 
-    def _runner_bundle(self, agent: LitAgent[Any]) -> Callable[[LightningStore, int, ExecutionEvent], Any]:
-        from agentlightning.runner.agent_runner import LitAgentRunner
-        from agentlightning.tracer.otel import OtelTracer
+    def _run_runners(self, agent: LitAgent[Any]) -> None:
+        async def learn(store: LightningStore, event: ExecutionEvent) -> None:
+            raise AssertionError("a process that is only a runner has no algorithm")
 
-        tracer = self.tracer or OtelTracer()
+        bundle, strategy = self._runner_bundle(agent), self.strategy
+        _outside_any_loop(lambda: strategy.execute(learn, bundle, self.store))
 
-        async def execute(store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
-            runner: LitAgentRunner[Any] = LitAgentRunner(
-                tracer, max_rollouts=self.max_rollouts, max_concurrency=self.max_concurrency
-            )
-            runner.init(agent, hooks=self.hooks)
-            runner.init_worker(worker_id, store)
-            try:
-                await runner.iter(event=event)
-            finally:
-                runner.teardown_worker(worker_id)
-                runner.teardown()
-
-        return execute
+    def _runner_bundle(self, agent: LitAgent[Any]) -> AgentRunnerBundle:
+        return AgentRunnerBundle(
+            agent,
+            hooks=self.hooks,
+            tracer=self.tracer,
+            max_rollouts=self.max_rollouts,
+            max_concurrency=self.max_concurrency,
+            runner=self.runner,
+        )
 
 
-def _check_pair(agent: Any, algorithm: Any) -> tuple[LitAgent[Any], Algorithm]:
+def _check_agent(agent: Any) -> LitAgent[Any]:
     if agent is None:
         raise ConfigError("there is no agent: `fit(agent, ...)` or `Trainer(agent=...)`")
     if not isinstance(agent, LitAgent):
         raise ConfigError(
             f"the agent is a {type(agent).__name__}; decorate it with `@agl.rollout`, or subclass `agl.LitAgent`"
         )
+    return agent  # pyright: ignore[reportUnknownVariableType]
+
+
+def _check_pair(agent: Any, algorithm: Algorithm | None) -> tuple[LitAgent[Any], Algorithm]:
+    found = _check_agent(agent)
     if algorithm is None:
         raise ConfigError(
             "there is no algorithm: `Trainer(algorithm=agl.VERL({...}))`; to only try the agent, use `dev`"
         )
-    if not isinstance(algorithm, Algorithm):
-        raise ConfigError(
-            f"the algorithm is a {type(algorithm).__name__}; decorate the function with `@agl.algo`, or subclass "
-            "`agl.Algorithm`"
-        )
-    return agent, algorithm  # pyright: ignore[reportUnknownVariableType]
+    return found, algorithm
 
 
 def _sqlite(run_dir: Path) -> LightningStore:
@@ -287,9 +336,15 @@ def _in_new_loop(coroutine: Any) -> Any:
 
 def _outside_any_loop(work: Callable[[], T]) -> T:
     """Run `work` here, or in a thread of its own where a loop is running already (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _in_a_loop():
         return work()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="agl-trainer") as pool:
         return pool.submit(work).result()
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,5 +1,9 @@
 """Plain data that all rooms share. pydantic, numpy and the standard library only."""
 
+from typing import Any
+
+from agentlightning.not_built import missing
+
 from .core import (
     TERMINAL_ATTEMPT,
     TERMINAL_ROLLOUT,
@@ -20,16 +24,43 @@ from .dataset import Dataset
 from .errors import (
     AgentLightningError,
     ConfigError,
+    ConflictError,
     DatasetError,
+    LeaseLostError,
     ModelError,
+    NotFoundError,
     RequestError,
     RunExistsError,
+    StoreClosedError,
+    StoreError,
     StoreInUseError,
+    StoreUnavailableError,
     TrainingError,
 )
-from .resources import LLM, NamedResources, PromptTemplate, ProxyLLM, Resource, ResourcesUpdate
-from .span import Attributes, AttributeValue, Event, Span, SpanCoreFields, TraceStatus
-from .tokens import ChatReply, Episode, TokenCall, Trajectory, Triplet, Turn
+from .filters import FilterField, FilterOptions, SortOptions
+from .hook import Hook, ParallelWorkerBase
+from .otel import (
+    Attributes,
+    AttributeValue,
+    Event,
+    Link,
+    OtelResource,
+    SpanContext,
+    StatusCode,
+    TraceState,
+    TraceStatus,
+)
+from .resources import LLM, NamedResources, PromptTemplate, ProxyLLM, Resource, ResourcesUpdate, ResourceUnion
+from .span import (
+    RolloutRawResult,
+    Span,
+    SpanAttributeNames,
+    SpanCoreFields,
+    SpanLike,
+    SpanNames,
+    SpanRecordingContext,
+)
+from .tokens import BreakKind, ChatReply, Episode, PrefixBreak, TokenCall, Trajectory, Triplet, Turn
 
 __all__ = [
     "LLM",
@@ -41,31 +72,55 @@ __all__ = [
     "AttemptedRollout",
     "AttributeValue",
     "Attributes",
+    "BreakKind",
     "ChatReply",
     "ConfigError",
+    "ConflictError",
     "Dataset",
     "DatasetError",
     "EnqueueRolloutRequest",
     "Episode",
     "Event",
+    "FilterField",
+    "FilterOptions",
+    "Hook",
+    "LeaseLostError",
+    "Link",
     "ModelError",
     "NamedResources",
+    "NotFoundError",
+    "OtelResource",
     "PaginatedResult",
+    "ParallelWorkerBase",
+    "PrefixBreak",
     "PromptTemplate",
     "ProxyLLM",
     "RequestError",
     "Resource",
+    "ResourceUnion",
     "ResourcesUpdate",
     "Rollout",
     "RolloutConfig",
     "RolloutMode",
+    "RolloutRawResult",
     "RolloutStatus",
     "RunExistsError",
+    "SortOptions",
     "Span",
+    "SpanAttributeNames",
+    "SpanContext",
     "SpanCoreFields",
+    "SpanLike",
+    "SpanNames",
+    "SpanRecordingContext",
+    "StatusCode",
+    "StoreClosedError",
+    "StoreError",
     "StoreInUseError",
+    "StoreUnavailableError",
     "TaskInput",
     "TokenCall",
+    "TraceState",
     "TraceStatus",
     "TrainingError",
     "Trajectory",
@@ -74,3 +129,7 @@ __all__ = [
     "Worker",
     "WorkerStatus",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise missing(__name__, name)

@@ -5,16 +5,24 @@
     ├── DatasetError       a dataset that can't be read or holds no tasks
     ├── ModelError         a model, tokenizer or checkpoint that can't be used
     ├── StoreInUseError    a store file that another process has open
+    ├── StoreError         what a store refuses; each has an HTTP status
+    │   ├── NotFoundError       404: an id that the store doesn't know
+    │   ├── ConflictError       409: a change that the present state doesn't allow
+    │   │   └── LeaseLostError      the attempt is no longer the one that counts: stop the agent
+    │   ├── StoreClosedError    410: the store is closed, or closing for good
+    │   └── StoreUnavailableError   the store's server or database can't be reached
     ├── RunExistsError     a run directory that would be mixed with another run
     ├── RequestError       a request to an endpoint that can't be served (carries the HTTP status)
     └── TrainingError      training can't go on (nothing learnable, weights diverged)
 
 Messages name the field, the value and the mend. Failures of an *agent* are not errors but data: they end
-as a failed attempt with the exception in a span. Unknown ids in the store raise `ValueError`, bad types
-`TypeError`, as the public interface of Agent-Lightning 0.3 says.
+as a failed attempt with the exception in a span. Bad arguments of a store raise `ValueError` (`NotFoundError` and
+`ConflictError` are such) or `TypeError`, as the public interface of Agent-Lightning 0.3 says.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class AgentLightningError(Exception):
@@ -39,6 +47,39 @@ class RunExistsError(AgentLightningError, FileExistsError):
 
 class StoreInUseError(AgentLightningError, RuntimeError):
     """Another process has this store open; two would not see each other's queue."""
+
+
+class StoreError(AgentLightningError):
+    """A store refuses, or can't be reached."""
+
+
+class NotFoundError(StoreError, ValueError):
+    """An id that the store doesn't know: it never did, or retention dropped it."""
+
+
+class ConflictError(StoreError, ValueError):
+    """A change that the present state of a rollout or attempt doesn't allow."""
+
+
+class LeaseLostError(ConflictError):
+    """The attempt was ended or superseded: nothing that its worker writes counts any more.
+
+    Args:
+        message: Which attempt, and what became of it.
+        attempts: (rollout_id, attempt_id) of each attempt that lost its lease.
+    """
+
+    def __init__(self, message: str, attempts: Sequence[tuple[str, str]] = ()):
+        super().__init__(message)
+        self.attempts = list(attempts)
+
+
+class StoreClosedError(StoreError, RuntimeError):
+    """The store is closed, or closes for good: a runner ends, it need not try again."""
+
+
+class StoreUnavailableError(StoreError, ConnectionError):
+    """The store's server or database did not answer, also when tried again."""
 
 
 class TrainingError(AgentLightningError, RuntimeError):

@@ -7,7 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 
-class LLM(BaseModel):
+class Resource(BaseModel):
+    """Base of all resources; `isinstance(value, Resource)` tells whether something is one."""
+
+    resource_type: Any
+
+
+class LLM(Resource):
     """An OpenAI-compatible endpoint and the model to ask for."""
 
     resource_type: Literal["llm"] = "llm"
@@ -51,12 +57,13 @@ class ProxyLLM(LLM):
         )
 
 
-class PromptTemplate(BaseModel):
+class PromptTemplate(Resource):
     """A prompt with named places to fill in."""
 
     resource_type: Literal["prompt_template"] = "prompt_template"
     template: str
-    engine: Literal["f-string"] = "f-string"
+    engine: Literal["f-string", "jinja", "poml"] = "f-string"
+    """`f-string`: `{name}`. `jinja`: sandboxed Jinja. `poml` is stored and passed on, not rendered here."""
     input_keys: list[str] | None = None
     """Names that `format` is expected to get; for readers and checks, not needed to format."""
 
@@ -65,12 +72,27 @@ class PromptTemplate(BaseModel):
 
         Raises:
             KeyError: the template names a place that `kwargs` lacks.
+            NotImplementedError: the engine is `poml`.
         """
-        return self.template.format(**kwargs)
+        if self.engine == "f-string":
+            return self.template.format(**kwargs)
+        if self.engine == "jinja":
+            return _render_jinja(self.template, kwargs)
+        raise NotImplementedError("`engine` 'poml' is not rendered here; call the `poml` package on `template`")
 
 
-Resource = Annotated[LLM | ProxyLLM | PromptTemplate, Field(discriminator="resource_type")]
-NamedResources = dict[str, Resource]
+def _render_jinja(template: str, values: dict[str, Any]) -> str:
+    from jinja2 import StrictUndefined, UndefinedError  # costs 30 ms to import
+    from jinja2.sandbox import SandboxedEnvironment
+
+    try:
+        return SandboxedEnvironment(undefined=StrictUndefined).from_string(template).render(values)
+    except UndefinedError as error:
+        raise KeyError(str(error)) from error
+
+
+ResourceUnion = Annotated[LLM | ProxyLLM | PromptTemplate, Field(discriminator="resource_type")]
+NamedResources = dict[str, ResourceUnion]
 
 
 class ResourcesUpdate(BaseModel):

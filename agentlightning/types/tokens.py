@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
@@ -145,22 +146,90 @@ class Turn:
     call: TokenCall
     reward: float | None
     """`None` where nothing was emitted, which is not the same as a reward of zero."""
+    agent: str | None = None
+    """Name of the agent that called, where its spans tell."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trajectory:
-    """One root-to-leaf path of a rollout's token graph. All arrays are (T,)."""
+    """One root-to-leaf path of a rollout's token graph.
+
+    It holds the path's tokens once, and which calls' answers are trained in it; the per-token arrays, all (T,), are
+    made when they are asked for.
+    """
 
     token_ids: Int32
-    sampled: Bool
-    """True where the policy sampled the token and it is trained in *this* trajectory: a token that several leaves
-    share is marked in the first of them only, so that branches do not count it twice."""
-    logprobs: Float32
-    """Behaviour log-probs; 0 where not sampled."""
-    versions: Int32
-    """Weights version that sampled the token; -1 where not sampled."""
-    turns: Int32
-    """Index of the turn that sampled the token; -1 where not sampled."""
+    calls: Mapping[int, TokenCall]
+    """By turn (index in the episode's `turns`): the calls whose answers are trained in *this* trajectory. One that
+    several leaves share stands in the first of them only, so that branches do not count it twice. An answer begins
+    where its call's prompt ends."""
+
+    @property
+    def sampled(self) -> Bool:
+        """True where the policy sampled the token and it is trained in this trajectory."""
+        return self._fill(np.zeros(len(self.token_ids), np.bool_), lambda turn, call: True)
+
+    @property
+    def logprobs(self) -> Float32:
+        """Behaviour log-probs; 0 where not sampled, NaN where the backend gave none."""
+        return self._fill(
+            np.zeros(len(self.token_ids), np.float32),
+            lambda turn, call: np.nan if call.logprobs is None else call.logprobs,
+        )
+
+    @property
+    def versions(self) -> Int32:
+        """Weights version that sampled the token; -1 where not sampled."""
+        return self._fill(np.full(len(self.token_ids), -1, np.int32), lambda turn, call: call.weights_version)
+
+    @property
+    def turns(self) -> Int32:
+        """Index of the turn that sampled the token; -1 where not sampled."""
+        return self._fill(np.full(len(self.token_ids), -1, np.int32), lambda turn, call: turn)
+
+    def _fill(self, array: NDArray[Any], value: Callable[[int, TokenCall], Any]) -> NDArray[Any]:
+        for turn, call in self.calls.items():
+            start = len(call.prompt_ids)
+            array[start : start + len(call.response_ids)] = value(turn, call)
+        return array
+
+
+BreakKind = Literal["template", "retokenised", "tool_call", "truncated", "edited"]
+"""Why a prompt does not continue an earlier call: the chat template wrote it in another way, the same text became other
+tokens, a tool call was rendered in another form, history was left out, or the text itself was changed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrefixBreak:
+    """A turn whose prompt should have continued an earlier call token for token and does not. `str` is one line."""
+
+    turn: int
+    earlier: int
+    """The turn that it departs from."""
+    position: int
+    """Index of the first token that differs."""
+    in_answer: bool
+    """Whether that token lies in the earlier call's answer; else in its prompt."""
+    removed: Int32
+    """The earlier call's tokens from `position` on, up to where both run alike again, or the first ones."""
+    added: Int32
+    """What stands in their place."""
+    rejoins: bool
+    """Whether both run alike again after that."""
+    kind: BreakKind
+    reason: str
+
+    def __str__(self) -> str:
+        where = f"token {self.position} (in its {'answer' if self.in_answer else 'prompt'})"
+        return (
+            f"turn {self.turn}: the prompt departs from turn {self.earlier} at {where}: "
+            f"{_listed(self.removed)} became {_listed(self.added)}; {self.reason}"
+        )
+
+
+def _listed(tokens: Int32, shown: int = 8) -> str:
+    text = ", ".join(map(str, tokens[:shown].tolist()))
+    return f"[{text}, ...]" if len(tokens) > shown else f"[{text}]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,10 +241,12 @@ class Episode:
     trajectories: list[Trajectory]
     reward: float | None
     """The final reward; `None` where the agent gave none."""
-    prefix_breaks: list[str] = field(default_factory=list[str])
-    """One line for each turn whose prompt does not continue an earlier one though it shares tokens with it."""
+    prefix_breaks: list[PrefixBreak] = field(default_factory=list[PrefixBreak])
+    """The turns whose prompt does not continue an earlier one though it should."""
     missing_token_ids: int = 0
     """Answered LLM calls that are no turns because their backend gave no token ids: above 0, the episode has holes."""
+    rewards: dict[str, float] = field(default_factory=dict[str, float])
+    """By name: the last value of each dimension that a reward had."""
 
 
 @dataclass(frozen=True, slots=True)

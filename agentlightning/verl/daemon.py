@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agentlightning.adapter import EpisodeAdapter
 from agentlightning.store.base import LightningStore
 from agentlightning.types import (
     AttemptedRollout,
@@ -19,14 +20,12 @@ from agentlightning.types import (
     Rollout,
     RolloutConfig,
     RolloutMode,
-    Span,
 )
 
 from .tasks import stable_seed
 
 SampleKey = tuple[str, int, int, int]
 """(mode, step, task index, sample index): names one rollout of a run."""
-EpisodeAdapter = Callable[[Sequence[Span], str], Episode]
 WAIT_SECONDS = 0.5
 """How often a waiting step looks up to draw its progress; finished rollouts wake it earlier once all are done."""
 

@@ -7,12 +7,14 @@ same however many rows it became.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from agentlightning.credit import CreditRule, is_relative
 from agentlightning.learner.advantages import compute_advantages
 from agentlightning.learner.batch import Row
 from agentlightning.learner.losses import token_weights, vanishes_without_advantage
@@ -22,8 +24,6 @@ from agentlightning.types.tokens import Bool, Float32
 from .config import VerlConfig
 from .daemon import Sample
 from .tasks import stable_seed
-
-Credit = Callable[[Episode], Sequence[float | None]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,9 +37,13 @@ class Scored:
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens of the turns that are trained."""
-        turns = self.sample.episode.turns
-        return sum(len(t.call.response_ids) for t, a in zip(turns, self.advantages, strict=True) if a is not None)
+        """Tokens of the turns that are trained, as far as they are in a trajectory."""
+        return sum(
+            len(call.response_ids)
+            for trajectory in self.sample.episode.trajectories
+            for turn, call in trajectory.calls.items()
+            if self.advantages[turn] is not None
+        )
 
 
 def whole_groups(samples: Sequence[Sample]) -> tuple[list[list[Sample]], int]:
@@ -51,21 +55,25 @@ def whole_groups(samples: Sequence[Sample]) -> tuple[list[list[Sample]], int]:
     return whole, len(groups) - len(whole)
 
 
-def score(groups: Sequence[Sequence[Sample]], config: VerlConfig, credit: Credit) -> list[list[Scored]]:
+def score(groups: Sequence[Sequence[Sample]], config: VerlConfig, credit: CreditRule) -> list[list[Scored]]:
     """Advantages of each turn.
 
     The credit rule says what each turn of a rollout earned. A rollout's score is the mean over its turns (under the
     default rule its final reward); the estimator makes advantages of these scores, one a rollout, so that a rollout
     of ten turns does not count ten times in its group. A turn that earned more or less than its rollout's score is
-    moved by the difference, in units of the group's spread.
+    moved by the difference, in units of the group's spread. The numbers of a rule that is `relative` are advantages
+    already and stay as they are.
+
+    Raises:
+        TrainingError: the rule returned something else than one finite number or `None` a turn.
     """
     fill = config.agentlightning.reward_fillna_value
     samples = [sample for group in groups for sample in group]
+    episodes = [[_with_reward(sample.episode, fill) for sample in group] for group in groups]
     rewards = [fill if s.episode.reward is None else s.episode.reward for s in samples]
-    earned = [
-        list(credit(dataclasses.replace(e, reward=reward)))
-        for e, reward in zip((s.episode for s in samples), rewards, strict=True)
-    ]
+    earned = [_earned(credit, episode, group) for group in episodes for episode in group]
+    if is_relative(credit):
+        return _by_task(map(Scored, samples, rewards, earned))
     # A rollout whose turns all earned `None` is not trained; a label of its own keeps it out of its group's statistics.
     scores = np.array([_mean([v for v in turns if v is not None]) for turns in earned])
     labels = [
@@ -80,7 +88,7 @@ def score(groups: Sequence[Sequence[Sample]], config: VerlConfig, credit: Credit
         config=config.algorithm.model_dump(),
     )
     spread = _spread(scores, labels) if config.algorithm.norm_adv_by_std_in_grpo else np.ones(len(samples))
-    scored = [
+    return _by_task(
         Scored(
             sample,
             reward,
@@ -89,11 +97,33 @@ def score(groups: Sequence[Sequence[Sample]], config: VerlConfig, credit: Credit
         for sample, reward, turns, own, advantage, unit in zip(
             samples, rewards, earned, scores, advantages[:, 0].tolist(), spread, strict=True
         )
-    ]
+    )
+
+
+def _by_task(scored: Iterable[Scored]) -> list[list[Scored]]:
     by_task: dict[int, list[Scored]] = {}
     for item in scored:
         by_task.setdefault(item.sample.task, []).append(item)
     return list(by_task.values())
+
+
+def _with_reward(episode: Episode, fill: float) -> Episode:
+    """The episode with `fill` where the agent gave no reward: as the final one, which is also the last turn's."""
+    if episode.reward is not None:
+        return episode
+    turns = [*episode.turns[:-1], *(dataclasses.replace(turn, reward=fill) for turn in episode.turns[-1:])]
+    return dataclasses.replace(episode, reward=fill, turns=turns)
+
+
+def _earned(credit: CreditRule, episode: Episode, group: Sequence[Episode]) -> list[float | None]:
+    earned: list[Any] = list(credit(episode, group))
+    fits = len(earned) == len(episode.turns)
+    if not fits or not all(v is None or (isinstance(v, (int, float, np.number)) and np.isfinite(v)) for v in earned):
+        raise TrainingError(
+            f"the credit rule returned {earned!r:.200} for rollout {episode.rollout_id} of {len(episode.turns)} turns; "
+            "it must return one finite number or `None` for each turn"
+        )
+    return [None if v is None else float(v) for v in earned]
 
 
 def _mean(values: list[float]) -> float:
@@ -147,11 +177,12 @@ def _rows(item: Scored, weight: float, keep_silent: bool) -> list[Row]:
     trained = np.array([a is not None for a in item.advantages] + [False])
     rows: list[Row] = []
     for trajectory in item.sample.episode.trajectories:
-        mask: Bool = trajectory.sampled & trained[trajectory.turns]
-        advantages: Float32 = of_turn[trajectory.turns]
+        turns, logprobs = trajectory.turns, trajectory.logprobs
+        mask: Bool = (turns >= 0) & trained[turns]
+        advantages: Float32 = of_turn[turns]
         if not mask.any() or not (keep_silent or advantages[mask].any()):
             continue
-        if np.isnan(trajectory.logprobs[mask]).any():
+        if np.isnan(logprobs[mask]).any():
             raise TrainingError(
                 f"rollout {item.sample.rollout.rollout_id} has tokens without log-probs: what sampled them "
                 "returns none, so there is no policy ratio; serve the model with the native engine"
@@ -162,7 +193,7 @@ def _rows(item: Scored, weight: float, keep_silent: bool) -> list[Row]:
                 token_ids=trajectory.token_ids[:end],
                 mask=mask[:end],
                 weights=np.full(end, weight, np.float32),
-                old_logprobs=trajectory.logprobs[:end],
+                old_logprobs=logprobs[:end],
                 advantages=advantages[:end],
             )
         )

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agentlightning.adapter import EpisodeAdapter
+from agentlightning.credit import CreditRule
 from agentlightning.inference.engine import Engine
 from agentlightning.learner.checkpoint import TRACKER, latest_checkpoint, load_checkpoint, save_checkpoint
 from agentlightning.learner.learner import Learner, OptimizerConfig
@@ -36,9 +38,9 @@ from agentlightning.types import (
 )
 
 from .config import VerlConfig
-from .daemon import AgentModeDaemon, EpisodeAdapter, Sample, finished_rollouts
+from .daemon import AgentModeDaemon, Sample, finished_rollouts
 from .metrics import train_metrics, val_metrics
-from .rows import Credit, mini_batches, score, whole_groups
+from .rows import mini_batches, score, whole_groups
 from .tasks import TaskOrder
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ class AgentLightningTrainer:
         store: LightningStore,
         deployment: Deployment,
         adapter: EpisodeAdapter,
-        credit: Credit,
+        credit: CreditRule,
         run_dir: Path | None,
         resume: bool = False,
         max_steps: int | None = None,
@@ -275,7 +277,12 @@ class AgentLightningTrainer:
             self.store,
             self.adapter,
             seed=self.config.actor_rollout_ref.rollout.seed,
-            rollout_config=RolloutConfig(timeout_seconds=settings.rollout_timeout_seconds),
+            rollout_config=RolloutConfig(
+                timeout_seconds=settings.rollout_timeout_seconds,
+                # A lost worker costs another try, not the rollout.
+                max_attempts=3,
+                retry_condition=["unresponsive"],
+            ),
             finished=finished,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,12 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentlightning.adapter import TokenGraph
+from agentlightning.adapter.breaks import compare_text
 from agentlightning.types import TokenCall
 
 
-def call(prompt: list[int], response: list[int], *, version: int = 0, finish: str = "stop", logprobs: bool = True):
+def call(
+    prompt: list[int],
+    response: list[int],
+    *,
+    version: int = 0,
+    finish: str = "stop",
+    logprobs: bool = True,
+    model: str = "m",
+):
     return TokenCall(
-        model="m",
+        model=model,
         prompt_ids=np.array(prompt, np.int32),
         response_ids=np.array(response, np.int32),
         logprobs=-np.arange(1, len(response) + 1, dtype=np.float32) if logprobs else None,
@@ -121,6 +131,33 @@ def test_newer_tokens_are_never_the_past_of_older_ones() -> None:
     assert [node.token_ids.tolist() for node in shared.path(2)] == [[1, 2, 3], [4]]
 
 
+def test_calls_of_two_models_never_join() -> None:
+    """Even where the numbers agree: they are tokens of two tokenizers, and only one model is the policy."""
+    graph = TokenGraph([call([1], [2]), call([1, 2, 3], [4], model="other"), call([1], [5], model="other")])
+    assert [ids for ids, _ in held(graph)] == [[1, 2], [1, 2, 3, 4], [1, 5]]
+    assert graph.breaks == []
+
+
+def test_a_conversation_of_16k_tokens_is_held_once() -> None:
+    """Ids, log-probs and masks of 50 turns; the figure itself is `benchmarks/graph.py`'s."""
+    random = np.random.default_rng(0)
+    tokens = random.integers(0, 150_000, 16_384, np.int32)
+    contexts = [tokens[: 16_384 * (turn + 1) // 50] for turn in range(50)]
+    trajectories, calls = TokenGraph(call(each[:-100].tolist(), each[-100:].tolist()) for each in contexts).assemble()
+    owners = {
+        id(a.base if a.base is not None else a): a.base if a.base is not None else a
+        for t in trajectories
+        for a in [t.token_ids]
+    }
+    for made in calls:
+        for array in (made.prompt_ids, made.response_ids, made.logprobs):
+            root = array
+            while isinstance(root.base, np.ndarray):
+                root = root.base
+            owners[id(root)] = root
+    assert sum(array.nbytes for array in owners.values()) == 4 * 16_384 + 4 * 50 * 100
+
+
 def test_calls_come_back_as_views_into_their_trajectories() -> None:
     context, calls = [1, 2, 3], []
     for turn in range(50):
@@ -152,14 +189,14 @@ MORE = [20, 21, 22, 23, 24]
         (
             [1, 2, 3, 4, 70, 71, 5, *ANSWER, *MORE],
             "stop",
-            "(within its prompt): [] became [70, 71]; 2 tokens",
+            "(in its prompt): [] became [70, 71]; 2 tokens",
         ),
         ([*PROMPT, 40, 41, 42, 43], "stop", "the answer came back as other tokens"),
     ],
 )
 def test_a_break_says_where_and_what(second: list[int], finish: str, expected: str) -> None:
     graph = TokenGraph([call(PROMPT, ANSWER, finish=finish), call(second, [50])])
-    (line,) = graph.breaks
+    (line,) = map(str, graph.breaks)
     assert line.startswith("turn 1: the prompt departs from turn 0 at token ")
     assert expected in line
     assert len(graph.assemble()[0]) == 2
@@ -168,8 +205,8 @@ def test_a_break_says_where_and_what(second: list[int], finish: str, expected: s
 def test_truncated_history_is_told() -> None:
     first = [*PROMPT, *range(30, 40), *MORE]
     graph = TokenGraph([call(first, ANSWER), call([*PROMPT, *MORE, *ANSWER, 60], [61])])
-    (line,) = graph.breaks
-    assert "at token 5 (within its prompt)" in line
+    (line,) = map(str, graph.breaks)
+    assert "at token 5 (in its prompt)" in line
     assert "10 tokens left out: truncated history" in line
     assert "[30, 31, 32, 33, 34, 35, 36, 37, ...] became []" in line
 
@@ -183,10 +220,53 @@ def test_each_turn_of_a_template_that_drops_thinking_is_told() -> None:
             call([*PROMPT, *ANSWER, *MORE, *ANSWER, *MORE], [50]),
         ]
     )
-    assert [line.split(":")[0] for line in graph.breaks] == ["turn 1", "turn 2"]
-    assert "departs from turn 0 at token 5" in graph.breaks[0]
-    assert "departs from turn 1 at token 18" in graph.breaks[1]
-    assert all("4 tokens of the answer left out" in line for line in graph.breaks)
+    assert [str(found).split(":")[0] for found in graph.breaks] == ["turn 1", "turn 2"]
+    assert "departs from turn 0 at token 5" in str(graph.breaks[0])
+    assert "departs from turn 1 at token 18" in str(graph.breaks[1])
+    assert all("4 tokens of the answer left out" in found.reason for found in graph.breaks)
+
+
+@pytest.mark.parametrize(
+    ("second", "finish", "kind", "removed", "added"),
+    [
+        ([*PROMPT, 10, 11, 98, 99, 14, 15, 16, 2, *MORE], "stop", "retokenised", [12, 13], [98, 99]),
+        ([*PROMPT, 10, 98, 12, 13, 14, 15, 16, 2, *MORE], "tool_calls", "tool_call", [11], [98]),
+        ([*PROMPT, 13, 14, 15, 16, 2, *MORE], "stop", "template", [10, 11, 12], []),
+        ([*PROMPT, *ANSWER[:-1], 99, *MORE], "stop", "template", [2], [99]),
+        ([1, 2, 3, 4, 70, 71, 5, *ANSWER, *MORE], "stop", "template", [], [70, 71]),
+        ([*PROMPT, 40, 41, 42, 43], "stop", "retokenised", ANSWER, [40, 41, 42, 43]),
+    ],
+)
+def test_a_break_says_what_kind_it_is_and_holds_the_differing_tokens(
+    second: list[int], finish: str, kind: str, removed: list[int], added: list[int]
+) -> None:
+    (found,) = TokenGraph([call(PROMPT, ANSWER, finish=finish), call(second, [50])]).breaks
+    assert (found.kind, found.removed.tolist(), found.added.tolist()) == (kind, removed, added)
+    assert (found.turn, found.earlier) == (1, 0)
+    assert second[found.position : found.position + len(added)] == added
+
+
+def test_thinking_that_becomes_an_empty_thought_is_the_templates_doing() -> None:
+    think = list(range(100, 130))
+    first = call(PROMPT, [*think, *ANSWER])
+    (found,) = TokenGraph([first, call([*PROMPT, 90, 91, *ANSWER, *MORE], [50])]).breaks
+    assert (found.kind, found.removed.tolist(), found.added.tolist()) == ("template", think, [90, 91])
+    assert "30 tokens of the answer became 2: a template that drops thinking" in found.reason
+
+
+def test_text_makes_the_cause_sure() -> None:
+    """Ids of words: 1 and 2 make what 3 is."""
+    words = {1: "un", 2: "do", 3: "undo", 4: "redo"}
+
+    def decode(ids: Sequence[int]) -> str:
+        return "".join(words.get(i, f"<{i}>") for i in ids)
+
+    goes_on = [30, 31, 32, 33]
+    earlier = call(PROMPT, [3, *goes_on])
+    for wrote, kind in (([1, 2], "retokenised"), ([4], "edited")):
+        (found,) = TokenGraph([earlier, call([*PROMPT, *wrote, *goes_on, 7], [8])]).breaks
+        assert found.kind == "retokenised", "the tokens alone can't tell"
+        assert compare_text(found, decode).kind == kind
 
 
 def test_agents_that_only_begin_alike_are_no_breaks() -> None:
@@ -209,6 +289,7 @@ class Agent:
     """A conversation under way: what its next prompt begins with."""
 
     context: list[int]
+    model: str
     last_prompt: list[int] = field(default_factory=list)
 
 
@@ -217,7 +298,8 @@ def traces(draw: st.DrawFn) -> list[TokenCall]:
     """Calls of several interleaved agents that go on, sample again, compact, rewrite and branch."""
     token = st.integers(0, draw(st.sampled_from([1, 3, 500])))  # a tiny vocabulary makes prefixes agree by chance
     tokens = st.lists(token, max_size=5)
-    agents = [Agent(draw(tokens)) for _ in range(draw(st.integers(1, 3)))]
+    models = st.sampled_from(["m", "m", "m", "another"])
+    agents = [Agent(draw(tokens), draw(models)) for _ in range(draw(st.integers(1, 3)))]
     calls: list[TokenCall] = []
     version = 0
     for _ in range(draw(st.integers(0, 12))):
@@ -236,7 +318,7 @@ def traces(draw: st.DrawFn) -> list[TokenCall]:
             prompt = [*other.prompt_ids.tolist(), *other.response_ids.tolist(), *draw(tokens)]
         else:
             prompt = agent.context + draw(tokens)
-        made = call(prompt, draw(tokens), version=version - lag)
+        made = call(prompt, draw(tokens), version=version - lag, model=agent.model)
         agent.last_prompt, agent.context = prompt, prompt + made.response_ids.tolist()
         calls.append(made)
     return calls
@@ -293,6 +375,29 @@ def test_versions_never_decrease_along_a_path(calls: list[TokenCall]) -> None:
     for trajectory in graph.assemble()[0]:
         versions = trajectory.versions[trajectory.sampled]
         assert (np.diff(versions) >= 0).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(traces())
+def test_a_row_holds_what_one_model_saw(calls: list[TokenCall]) -> None:
+    for trajectory in TokenGraph(calls).assemble()[0]:
+        assert len({made.model for made in trajectory.calls.values()}) <= 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(traces())
+def test_a_break_is_where_it_says(calls: list[TokenCall]) -> None:
+    for found in TokenGraph(calls).breaks:
+        earlier, prompt = calls[found.earlier], calls[found.turn].prompt_ids.tolist()
+        old = [*earlier.prompt_ids.tolist(), *earlier.response_ids.tolist()]
+        at = found.position
+        assert old[:at] == prompt[:at]
+        assert old[at] != prompt[at]
+        assert found.in_answer == (at >= len(earlier.prompt_ids))
+        removed, added = found.removed.tolist(), found.added.tolist()
+        assert old[at : at + len(removed)] == removed
+        assert prompt[at : at + len(added)] == added
+        assert f"turn {found.turn}: " in str(found)
 
 
 @settings(max_examples=200, deadline=None)

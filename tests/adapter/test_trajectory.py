@@ -72,7 +72,7 @@ def test_answered_calls_without_token_ids_are_counted() -> None:
 def test_prefix_breaks_are_on_the_episode() -> None:
     prompt = [1, 2, 3, 4, 5]
     episode = episode_from_spans([llm_call(1, prompt, [6, 7]), llm_call(2, [*prompt, 6, 8, 9], [1])], "ro-1")
-    assert [line.split(":")[0] for line in episode.prefix_breaks] == ["turn 1"]
+    assert [(found.turn, found.earlier) for found in episode.prefix_breaks] == [(1, 0)]
 
 
 def test_missing_logprobs_reach_training_as_nan() -> None:

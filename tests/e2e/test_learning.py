@@ -258,11 +258,22 @@ def test_training_without_training_tasks_says_so(model, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_adapter_that_makes_no_episodes_is_refused(model, tmp_path):
-    trainer = agl.Trainer(
-        algorithm=agl.VERL(config(model)), adapter=agl.LlmProxyTraceToTriplet(), run_dir=tmp_path / "run"
-    )
-    with pytest.raises(ConfigError, match="subclass `TraceToEpisodes`"):
+def test_triplets_of_an_adapter_train_as_the_token_graph_does(finished, model, tmp_path):
+    """A user's adapter on the training path; with all calls in its triplets, the weights must come out the same."""
+    whole, _ = finished
+    changes = {"trainer.total_training_steps": 3}
+    algorithm = agl.VERL(config(model, **changes), adapter=agl.TracerTraceToTriplet())
+    agl.Trainer(algorithm=algorithm, n_runners=8, run_dir=tmp_path / "run").fit(letters_agent, TASKS, val_dataset=TASKS)
+    ours, theirs = metrics_of(tmp_path / "run"), metrics_of(whole)
+    names = ("critic/score/mean", "response_length/mean", "training/n_rows")
+    assert [[row[name] for name in names] for row in ours[1:]] == [[row[name] for name in names] for row in theirs[1:4]]
+    assert [row["actor/loss"] for row in ours[1:3]] == [row["actor/loss"] for row in theirs[1:3]]
+
+
+def test_an_adapter_that_training_cannot_use_is_refused(model, tmp_path):
+    algorithm = agl.VERL(config(model, **{"trainer.val_before_train": False}))
+    trainer = agl.Trainer(algorithm=algorithm, adapter=agl.TraceToMessages(), run_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"`adapter` \(TraceToMessages\) returned a list"):
         trainer.fit(letters_agent, TASKS)
 
 

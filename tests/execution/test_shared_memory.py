@@ -149,7 +149,7 @@ def test_a_runner_that_can_not_be_stopped_is_an_error():
         SharedMemoryExecutionStrategy(graceful_delay=0.01, join_timeout=0.01).execute(algorithm, runner, STORE)
     release.set()
     for thread in threading.enumerate():
-        if thread.name == "agl-runners":
+        if thread.name == "agl-run":
             thread.join()
 
 

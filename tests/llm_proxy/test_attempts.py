@@ -133,6 +133,36 @@ async def test_a_cancelled_rollout_may_not_call(
     assert error.response.headers["x-should-retry"] == "false"
 
 
+async def test_answer_of_an_attempt_that_lost_its_lease_meanwhile_is_withheld(
+    proxy: LLMProxy, store: InMemoryLightningStore, rollout: AttemptedRollout, backend: LocalBackend
+) -> None:
+    async with client_for(proxy, rollout) as client:
+        await client.chat.completions.create(model="tiny", messages=QUESTION)
+    again = await store.start_attempt(rollout.rollout_id)
+    for _ in range(2):
+        error = await refused(proxy, rollout.rollout_id, rollout.attempt.attempt_id)
+        assert (error.status_code, error.code) == (409, "stale_attempt")
+        assert error.response.headers["x-should-retry"] == "false"
+        assert "stop th" in error.message
+    assert len(backend.bodies) == 2, "the last call was refused before the backend worked for it"
+    found = await store.query_spans(rollout.rollout_id)
+    assert [span.attempt_id for span in found] == [rollout.attempt.attempt_id]
+    async with client_for(proxy, again) as client:
+        await client.chat.completions.create(model="tiny", messages=QUESTION)
+
+
+async def test_call_of_a_rollout_that_retention_has_dropped_is_not_found(
+    proxy: LLMProxy, store: InMemoryLightningStore, rollout: AttemptedRollout
+) -> None:
+    async with client_for(proxy, rollout) as client:
+        await client.chat.completions.create(model="tiny", messages=QUESTION)
+    await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
+    assert await store.trim(0) == 1
+    for _ in range(2):
+        error = await refused(proxy, rollout.rollout_id, rollout.attempt.attempt_id)
+        assert (error.status_code, error.code) == (404, "unknown_rollout")
+
+
 async def test_the_store_is_asked_once_an_attempt_even_by_calls_at_once() -> None:
     store = CountingStore()
     rollout = await store.start_rollout("a task")

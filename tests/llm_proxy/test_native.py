@@ -16,9 +16,9 @@ from agentlightning.inference.server import create_app
 from agentlightning.inference.service import ChatService
 from agentlightning.learner.tiny_model import tiny_model
 from agentlightning.llm_proxy import HttpBackend, LLMProxy
-from agentlightning.llm_proxy.server import ServerThread, bind
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import TokenCall
+from agentlightning.utils.server_thread import ServerThread, bind
 
 from .conftest import client_for
 

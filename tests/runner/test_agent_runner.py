@@ -2,8 +2,8 @@
 
 import asyncio
 import math
+import os
 import threading
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,6 +27,7 @@ from agentlightning.types import (
     RolloutConfig,
     Span,
     SpanCoreFields,
+    StoreUnavailableError,
 )
 
 PROXY = ProxyLLM(endpoint="http://127.0.0.1:1/v1", model="m")
@@ -500,7 +501,7 @@ async def test_a_cancelled_runner_says_why_the_attempt_failed(store: InMemoryLig
     assert work.cancelled()
     attempt = await store.get_latest_attempt(queued.rollout_id)
     assert attempt is not None
-    assert attempt.status == "failed"
+    assert attempt.status == "unresponsive"
     assert attempt.metadata is not None
     assert attempt.metadata["error"]["type"] == "RunnerStopped"
     assert [s.name for s in await store.query_spans(queued.rollout_id)] == ["agentlightning.message"]
@@ -605,34 +606,245 @@ async def test_hooks_come_in_order_and_can_emit(store: InMemoryLightningStore, c
     assert "`Broken.on_trace_end` failed; the rollout goes on" in caplog.text
 
 
-async def test_heartbeats_tell_of_the_worker_and_of_long_attempts(store: InMemoryLightningStore):
-    beaten, release = asyncio.Event(), asyncio.Event()
+class Beaten(InMemoryLightningStore):
+    """Says when an attempt has had a heartbeat."""
 
-    class Watched(InMemoryLightningStore):
-        async def update_attempt(self, *args: Any, **options: Any) -> Any:
-            found = await super().update_attempt(*args, **options)
-            if "last_heartbeat_time" in options:
-                beaten.set()
-            return found
+    def __init__(self) -> None:
+        super().__init__()
+        self.beaten = ThreadingEvent()
+
+    async def update_attempt(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().update_attempt(*args, **options)
+        finally:
+            if not options:
+                self.beaten.set()
+
+
+@pytest.mark.parametrize("mode", ["thread", "asyncio"])
+async def test_heartbeats_tell_of_the_worker_and_of_long_attempts(mode: str):
+    release = asyncio.Event()
+    store = Beaten()
 
     @rollout
     async def agent(task: Any) -> float:
-        await beaten.wait()
+        await store.beaten.wait_async()
         release.set()
         return 1.0
 
-    watched = Watched()
-    async with running(agent, watched, heartbeat_interval=0.01):
-        queued = await watched.enqueue_rollout(1)
+    async with running(agent, store, heartbeat_interval=0.01, heartbeat_launch_mode=mode):
+        queued = await store.enqueue_rollout(1)
         await asyncio.wait_for(release.wait(), 30)
-        worker = await watched.get_worker_by_id("Worker-0")
-        attempt = await watched.get_latest_attempt(queued.rollout_id)
+        worker = await store.get_worker_by_id("Worker-0")
+        attempt = await store.get_latest_attempt(queued.rollout_id)
     assert worker is not None
     assert worker.last_heartbeat_time is not None
-    assert worker.heartbeat_stats == {"underway": 1}
+    assert worker.heartbeat_stats is not None
+    assert worker.heartbeat_stats["underway"] == 1
+    assert worker.heartbeat_stats["pid"] == os.getpid()
+    assert 0 < worker.heartbeat_stats["mem_used_gb"] < worker.heartbeat_stats["mem_total_gb"]
+    assert 0 <= worker.heartbeat_stats["cpu_usage_pct"] <= 100
+    assert worker.heartbeat_stats["process_rss_gb"] > 0
     assert attempt is not None
     assert attempt.last_heartbeat_time is not None
-    assert attempt.last_heartbeat_time <= time.time()
+
+
+async def test_the_heart_beats_while_an_agent_blocks_the_event_loop():
+    store = Beaten()
+
+    @rollout
+    async def agent(task: Any) -> float:
+        assert store.beaten.wait(30)  # blocks the loop of the runner
+        return 1.0
+
+    async with running(agent, store, heartbeat_interval=0.01):
+        queued = await store.enqueue_rollout(1)
+        (done,) = await store.wait_for_rollouts(rollout_ids=[queued.rollout_id], timeout=30)
+    assert done.status == "succeeded"
+
+
+async def test_heartbeats_may_carry_the_load_of_the_gpus(store: InMemoryLightningStore):
+    async with running(sync_function, store, heartbeat_include_gpu=True):
+        queued = await store.enqueue_rollout(0.5)
+        await store.wait_for_rollouts(rollout_ids=[queued.rollout_id], timeout=30)
+    worker = await store.get_worker_by_id("Worker-0")
+    assert worker is not None
+    assert worker.heartbeat_stats is not None
+    assert isinstance(worker.heartbeat_stats["gpus"], list)
+
+
+# -- an attempt that no longer counts -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["thread", "asyncio"])
+async def test_a_cancelled_rollout_stops_its_async_agent_at_the_next_heartbeat(mode: str):
+    store, stopped, started = Beaten(), asyncio.Event(), asyncio.Event()
+
+    @rollout
+    async def agent(task: Any) -> float:
+        emit_message("late")
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        return 1.0
+
+    async with running(agent, store, heartbeat_interval=0.01, heartbeat_launch_mode=mode):
+        queued = await store.enqueue_rollout(1)
+        await asyncio.wait_for(started.wait(), 30)
+        await store.update_rollout(queued.rollout_id, status="cancelled")
+        await asyncio.wait_for(stopped.wait(), 30)
+    done = await store.get_rollout_by_id(queued.rollout_id)
+    assert isinstance(done, AttemptedRollout)
+    assert (done.status, done.attempt.status) == ("cancelled", "failed")
+    assert len(await store.query_spans(queued.rollout_id)) == 0
+
+
+async def test_what_a_superseded_agent_writes_is_dropped_and_the_runner_goes_on(
+    store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture
+):
+    first_started, release = asyncio.Event(), asyncio.Event()
+
+    @rollout
+    async def agent(task: Any, rollout: AttemptedRollout) -> float:
+        if rollout.attempt.sequence_id == 1:
+            first_started.set()
+            await release.wait()
+            emit_message("of the first attempt")
+            return 0.0
+        return 1.0
+
+    config = RolloutConfig(max_attempts=2, retry_condition=["unresponsive"])
+    async with running(agent, store, max_concurrency=2):
+        queued = await store.enqueue_rollout(1, config=config)
+        await asyncio.wait_for(first_started.wait(), 30)
+        await store.update_attempt(queued.rollout_id, "latest", status="unresponsive")
+        (done,) = await store.wait_for_rollouts(rollout_ids=[queued.rollout_id], timeout=30)
+        release.set()
+        while "is dropped" not in caplog.text:  # noqa: ASYNC110  # a log can not be awaited
+            await asyncio.sleep(0.01)
+    assert await reward_of(store, done) == 1.0
+    spans = await store.query_spans(queued.rollout_id)
+    assert [span.name for span in spans] == ["agentlightning.reward"]
+    assert [a.status for a in await store.query_attempts(queued.rollout_id)] == ["unresponsive", "succeeded"]
+    assert "is dropped" in caplog.text
+
+
+# -- the store goes away --------------------------------------------------------------------------------------------
+
+
+async def test_a_closed_store_ends_the_runner_in_peace(store: InMemoryLightningStore):
+    with new_runner(poll_interval=3600.0).run_context(agent=sync_function, store=store) as runner:
+        work = asyncio.create_task(runner.iter())
+        queued = await store.enqueue_rollout(0.5)
+        await store.wait_for_rollouts(rollout_ids=[queued.rollout_id], timeout=30)
+        await store.close()
+        await asyncio.wait_for(work, 30)
+
+
+async def test_a_store_that_closes_under_an_agent_ends_both(store: InMemoryLightningStore):
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    @rollout
+    async def agent(task: Any) -> float:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return 1.0
+
+    await store.enqueue_rollout(1)
+    with new_runner(max_concurrency=2).run_context(agent=agent, store=store) as runner:
+        work = asyncio.create_task(runner.iter())
+        await asyncio.wait_for(started.wait(), 30)
+        await store.close()
+        await asyncio.wait_for(work, 30)
+    assert cancelled.is_set()
+
+
+async def test_a_store_that_can_not_be_reached_ends_the_runner_with_its_error(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+):
+    calls: list[str] = []
+
+    async def down(*args: Any, **options: Any) -> None:
+        if options:  # no heartbeat
+            calls.append("update_attempt")
+        raise StoreUnavailableError("no answer")
+
+    monkeypatch.setattr(store, "update_attempt", down)
+    await store.enqueue_rollout(0.5)
+    with (
+        new_runner().run_context(agent=sync_function, store=store) as runner,
+        pytest.raises(StoreUnavailableError, match="no answer"),
+    ):
+        await runner.iter()
+    assert calls == ["update_attempt"]
+
+
+async def test_resources_that_can_not_be_read_fail_the_attempt(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+):
+    async def broken(*args: Any, **options: Any) -> None:
+        raise RuntimeError("no JSON")
+
+    monkeypatch.setattr(store, "get_resources_by_id", broken)
+    done = await run_one(sync_function, store, 0.5)
+    assert done.status == "failed"
+    assert (await error_of(store, done))["message"] == "no JSON"
+
+
+async def test_spans_that_the_store_refuses_fail_the_attempt_and_not_the_runner(store: InMemoryLightningStore):
+    @rollout
+    def unfit(task: Any) -> list[Any]:
+        span = Span.create("bad", rollout_id="", attempt_id="")
+        span.attributes["x"] = object()  # type: ignore[assignment]
+        return [span]
+
+    done = await run_one(unfit, store)
+    assert done.status == "failed"
+    attempt = await store.get_latest_attempt(done.rollout_id)
+    assert attempt is not None
+    assert attempt.metadata is not None
+    assert attempt.metadata["error"]["type"] == "TypeError"
+
+
+# -- resources ------------------------------------------------------------------------------------------------------
+
+
+async def test_changed_resources_reach_every_rollout_that_is_newer_than_the_change():
+    """Whatever the runner remembers: a rollout never runs with resources that are older than itself."""
+    store = InMemoryLightningStore()
+    update = await store.add_resources({"llm": LLM(endpoint="http://x", model="0")})
+
+    @rollout
+    async def agent(task: int, llm: LLM) -> float:
+        assert int(llm.model) >= task
+        return float(llm.model)
+
+    async with running(agent, store):
+        for version in range(1, 20):
+            await store.update_resources(update.resources_id, {"llm": LLM(endpoint="http://x", model=str(version))})
+            queued = [await store.enqueue_rollout(version, resources_id=update.resources_id) for _ in range(3)]
+            done = await store.wait_for_rollouts(rollout_ids=[q.rollout_id for q in queued], timeout=30)
+            assert [d.status for d in done] == ["succeeded"] * 3
+
+
+async def test_what_an_agent_does_to_its_resources_does_not_reach_the_next_one(store: InMemoryLightningStore):
+    @rollout
+    def agent(task: Any, resources: Any) -> float:
+        assert list(resources) == ["main_llm"]
+        assert resources["main_llm"].sampling_parameters == {}
+        resources["main_llm"].sampling_parameters["temperature"] = 0.0
+        resources["other"] = None
+        return 1.0
+
+    queued = [await store.enqueue_rollout(i) for i in range(5)]
+    async with running(agent, store):
+        done = await store.wait_for_rollouts(rollout_ids=[q.rollout_id for q in queued], timeout=30)
+    assert [d.status for d in done] == ["succeeded"] * 5
 
 
 # -- bad use --------------------------------------------------------------------------------------------------------
@@ -660,11 +872,10 @@ def test_numbers_are_positive(option: str):
 
 
 async def test_no_thread_outlives_its_agent(store: InMemoryLightningStore):
-    before = threading.active_count()
     async with running(sync_function, store, max_concurrency=4):
         queued = [await store.enqueue_rollout(0.5) for _ in range(20)]
         await store.wait_for_rollouts(rollout_ids=[q.rollout_id for q in queued], timeout=30)
     for thread in threading.enumerate():
         if thread.name == "agl-agent":
             thread.join(30)
-    assert threading.active_count() == before
+    assert [t.name for t in threading.enumerate() if t.name in ("agl-agent", "agl-heartbeat")] == []

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from agentlightning.execution.host import install_host
 from agentlightning.runner.calls import AgentExit, AgentTimeout, call_agent
 
 NAME: contextvars.ContextVar[str] = contextvars.ContextVar("name")
@@ -58,10 +59,49 @@ async def test_a_slow_thread_is_abandoned():
         release.wait()
         ended.set()
 
-    with pytest.raises(AgentTimeout, match=r"`timeout_seconds`=0.01"):
+    with pytest.raises(AgentTimeout, match=r"`timeout_seconds`=0.01; its code can't be stopped within this process"):
         await call_agent(agent, timeout=0.01)
     release.set()
     assert await asyncio.to_thread(ended.wait, 30)
+
+
+class Process:
+    """The host of a runner process, without the process."""
+
+    worker_name = "here-1-0"
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def began(self, attempt_id: str, timeout: float | None) -> None: ...
+
+    def ended(self, attempt_id: str) -> None: ...
+
+    def abandoned(self) -> None:
+        self.told.append("abandoned")
+
+
+async def test_a_runner_process_is_told_of_code_that_goes_on_and_only_of_that():
+    release, process = threading.Event(), Process()
+
+    def hangs() -> None:
+        release.wait()
+
+    async def stops() -> None:
+        await asyncio.Event().wait()
+
+    install_host(process)
+    try:
+        with pytest.raises(AgentTimeout) as stopped:
+            await call_agent(stops, timeout=0.01)
+        assert process.told == []
+        with pytest.raises(AgentTimeout, match="so this runner process is replaced"):
+            await call_agent(hangs, timeout=0.01)
+        assert process.told == ["abandoned"]
+    finally:
+        install_host(None)
+        release.set()
+    assert str(stopped.value) == "the agent took longer than `timeout_seconds`=0.01"
 
 
 async def test_a_slow_task_is_cancelled_and_may_clean_up():

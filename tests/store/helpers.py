@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,3 +66,27 @@ class Hold:
     def __call__(self, ledger: Ledger) -> None:
         self.started.set()
         self.release.wait()
+
+
+def start_writer(url_or_path: str) -> subprocess.Popen[str]:
+    """A process that writes until killed, and prints what it was answered; `check_answered` reads that."""
+    script = Path(__file__).with_name("writer_process.py")
+    return subprocess.Popen([sys.executable, str(script), url_or_path], stdout=subprocess.PIPE, text=True)
+
+
+async def check_answered(store: LightningStore, answered: Sequence[Sequence[str]]) -> None:
+    """All that a writer process was answered is in the store."""
+    assert {"enqueued", "taken", "span"} <= {line[0] for line in answered}
+    stored = {rollout.rollout_id: rollout for rollout in await store.query_rollouts()}
+    for what, rollout_id, *detail in answered:
+        rollout = stored[rollout_id]
+        if what == "enqueued":
+            continue
+        assert isinstance(rollout, AttemptedRollout)
+        if what == "taken":
+            assert rollout.attempt.attempt_id == detail[0]
+        if what == "span":
+            (span,) = await store.query_spans(rollout_id, span_id=detail[0])
+            assert span.token_call is not None
+        if what == "succeeded":
+            assert (rollout.status, rollout.attempt.status) == ("succeeded", "succeeded")

@@ -31,6 +31,13 @@ async def test_rollout_filters(store: LightningStore):
     assert await found(filter_logic="or") == [0, 1, 2, 3]
 
 
+async def test_filters_take_any_number_of_values(local_store: LightningStore):
+    ids = await enqueue(local_store, 2)
+    many = [f"ro-{i:06}" for i in range(70_000)]
+    page = await local_store.query_rollouts(rollout_id_in=[*many, ids[1]], status_in=["queuing"])
+    assert [rollout.input for rollout in page] == [1]
+
+
 async def test_rollouts_with_attempts_come_with_the_latest(store: LightningStore):
     ids = await enqueue(store, 200)
     for rollout in await store.dequeue_many_rollouts(limit=150):

@@ -9,7 +9,7 @@ import pytest
 from agentlightning.store import LightningStore
 from agentlightning.types import LLM, PromptTemplate, ProxyLLM, Worker
 
-from .helpers import LLM_RESOURCES, enqueue, retrying, span_of, taken
+from .helpers import LLM_RESOURCES, enqueue, span_of, taken
 
 
 async def worker_of(store: LightningStore, worker_id: str = "w") -> Worker:
@@ -78,13 +78,11 @@ async def test_worker_is_busy_from_dequeue_until_its_attempt_ends(store: Lightni
 
 @pytest.mark.parametrize("status", ["timeout", "unresponsive"])
 async def test_worker_of_a_lost_attempt_is_unknown_until_heard_of(store: LightningStore, status: Any):
-    rollout = await store.start_rollout("task", worker_id="w", config=retrying("unresponsive"))
+    rollout = await store.start_rollout("task", worker_id="w")
     await store.update_attempt(rollout.rollout_id, "latest", status=status)
     assert (await worker_of(store)).status == "unknown"
-    await store.add_span(span_of(rollout))
-    assert (await worker_of(store)).status == ("busy" if status == "unresponsive" else "unknown")
     assert await store.dequeue_rollout("w") is None
-    assert (await worker_of(store)).status == ("busy" if status == "unresponsive" else "idle")
+    assert (await worker_of(store)).status == "idle"
 
 
 async def test_worker_with_several_attempts_is_busy_until_the_last_ends(store: LightningStore):
@@ -143,8 +141,10 @@ async def test_statistics_count_everything(store: LightningStore):
     rollout = await taken(store, "w")
     await store.add_many_spans([span_of(rollout), span_of(rollout)])
     await store.add_resources(LLM_RESOURCES)
-    assert await store.statistics() == {
-        "name": type(store).__name__,
+    statistics = await store.statistics()
+    assert statistics.pop("uptime") >= 0
+    assert statistics.pop("name")
+    assert statistics == {
         "total_rollouts": 3,
         "total_attempts": 1,
         "total_spans": 2,

@@ -19,18 +19,24 @@ from agentlightning.store import LightningStore, SqlLightningStore
 from agentlightning.store.ledger import Ledger
 from agentlightning.store.rows import AttemptRow, ResourcesRow, RolloutRow, SpanRow, WorkerRow
 from agentlightning.store.schema import metadata
-from agentlightning.store.statements import Statements, row_columns
-from agentlightning.types import AttemptedRollout
+from agentlightning.store.sql_ledger import SqlLedger
+from agentlightning.store.statements import Statement, Statements, row_columns
+from agentlightning.types import AttemptedRollout, StoreUnavailableError
 
-from .helpers import LLM_RESOURCES, Hold, enqueue, span_of, status_of, taken, token_call
+from .helpers import (
+    LLM_RESOURCES,
+    Hold,
+    check_answered,
+    enqueue,
+    span_of,
+    start_writer,
+    status_of,
+    taken,
+    token_call,
+)
 
-WRITER = Path(__file__).with_name("writer_process.py")
-
-
-def start_writer(path: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(WRITER), str(path), *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ}
-    )
+VERSION_1 = Path(__file__).with_name("version_1.sql")
+MEND = "try again when that is mended"
 
 
 async def test_everything_is_there_after_reopening(tmp_path: Path):
@@ -61,7 +67,7 @@ async def everything(store: LightningStore) -> list[Any]:
 @pytest.mark.parametrize("seed", range(4))
 async def test_kill_9_loses_nothing_that_was_answered(tmp_path: Path, seed: int):
     path = tmp_path / "store.sqlite"
-    writer = start_writer(path)
+    writer = start_writer(str(path))
     assert writer.stdout is not None
     answered = [writer.stdout.readline().split() for _ in range(random.Random(seed).randint(20, 400))]
     writer.send_signal(signal.SIGKILL)
@@ -69,28 +75,15 @@ async def test_kill_9_loses_nothing_that_was_answered(tmp_path: Path, seed: int)
     writer.wait()
 
     store = SqlLightningStore(path)
-    stored = {rollout.rollout_id: rollout for rollout in await store.query_rollouts()}
-    for what, rollout_id, *detail in answered:
-        rollout = stored[rollout_id]
-        if what == "enqueued":
-            continue
-        assert isinstance(rollout, AttemptedRollout)
-        if what == "taken":
-            assert rollout.attempt.attempt_id == detail[0]
-        if what == "span":
-            (span,) = await store.query_spans(rollout_id, span_id=detail[0])
-            assert span.token_call is not None
-        if what == "succeeded":
-            assert (rollout.status, rollout.attempt.status) == ("succeeded", "succeeded")
-    assert {"enqueued", "taken", "span"} <= {line[0] for line in answered}
-    statuses = [rollout.status for rollout in stored.values()]
-    assert (await store.statistics())["queued_rollouts"] == statuses.count("queuing")
+    await check_answered(store, answered)
+    statuses = [rollout.status for rollout in await store.query_rollouts()]
+    assert (await store.statistics()).get("queued_rollouts") == statuses.count("queuing")
     await store.close()
 
 
 async def test_file_in_use_is_refused_until_its_process_is_gone(tmp_path: Path):
     path = tmp_path / "store.sqlite"
-    writer = start_writer(path)
+    writer = start_writer(str(path))
     assert writer.stdout is not None
     writer.stdout.readline()
     with pytest.raises(RuntimeError, match=rf"`{path}` is in use by process {writer.pid}; end that process"):
@@ -116,14 +109,17 @@ async def test_other_programs_may_read_the_file_meanwhile(sqlite: SqlLightningSt
     [
         (":memory:", "names no file; give a path, or use `InMemoryLightningStore`"),
         ("sqlite://", "names no file"),
-        ("postgresql://user:secret@host/db", "names the database 'postgresql'; this store opens SQLite files"),
+        ("mysql://user:secret@host/db", "names the database 'mysql'; give a path, `sqlite:///<path>` or `postgresql"),
+        ("postgresql://user:se@cret@host/db", "has an `@` in its password; write it as `%40`"),
+        ("postgresql://user:secret@host:port/db", "no database URL"),
         ("not a url://", "no database URL"),
     ],
 )
-def test_what_is_no_sqlite_file_is_refused(given: str, message: str):
+def test_what_is_no_database_is_refused(given: str, message: str):
     with pytest.raises(ValueError, match=message) as raised:
         SqlLightningStore(given)
-    assert "secret" not in str(raised.value)
+    assert "cret" not in str(raised.value)
+    assert raised.value.__cause__ is None
 
 
 async def test_bad_files_are_refused_and_not_touched(tmp_path: Path):
@@ -140,8 +136,30 @@ async def test_bad_files_are_refused_and_not_touched(tmp_path: Path):
     with sqlite3.connect(path) as file:
         file.execute("UPDATE store_info SET value = '99' WHERE name = 'schema_version'")
     file.close()
-    with pytest.raises(ValueError, match="schema version 99, this release reads 1"):
+    with pytest.raises(ValueError, match="schema version 99, this release reads 2 and older"):
         SqlLightningStore(path)
+
+
+async def test_file_of_version_1_is_brought_up_to_date(tmp_path: Path):
+    path = tmp_path / "store.sqlite"
+    with sqlite3.connect(path) as old:
+        old.executescript(VERSION_1.read_text())
+    old.close()
+    for _ in range(2):
+        store = SqlLightningStore(path)
+        done, waiting = await store.query_rollouts()
+        assert isinstance(done, AttemptedRollout)
+        assert (done.status, done.attempt.worker_id, waiting.status) == ("succeeded", "w", "queuing")
+        call, odd = await store.query_spans(done.rollout_id)
+        assert (call.links, call.resource.attributes, call.attributes) == ([], {"service.name": "old"}, {"x": 1.5})
+        assert repr(odd.resource.attributes["odd"]) == "nan"
+        assert [each.resources_id for each in await store.query_resources()] == [done.resources_id]
+        await store.close()
+    store = SqlLightningStore(path)
+    rollout = await taken(store)
+    assert rollout.input == "waiting"
+    assert [span.sequence_id for span in await store.add_many_spans([span_of(rollout)])] == [1]
+    await store.close()
 
 
 async def test_one_failing_operation_of_a_group_fails_alone(sqlite: SqlLightningStore):
@@ -178,7 +196,7 @@ async def test_one_failing_operation_of_a_group_fails_alone(sqlite: SqlLightning
 
 async def test_full_disk_reaches_the_caller_and_the_store_goes_on(sqlite: SqlLightningStore):
     def limit_pages(pages: int) -> None:
-        sqlite._writer._ledger._cursor.execute(f"PRAGMA max_page_count={pages}")  # pyright: ignore[reportPrivateUsage]
+        sqlite._database.ledger._cursor.execute(f"PRAGMA max_page_count={pages}")  # pyright: ignore[reportPrivateUsage]
 
     rollout = await sqlite.start_rollout("task")
     await sqlite.add_span(span_of(rollout))
@@ -186,9 +204,8 @@ async def test_full_disk_reaches_the_caller_and_the_store_goes_on(sqlite: SqlLig
     big = [span_of(rollout, attributes={"text": "x" * 50_000}) for _ in range(20)]
     small = sqlite.enqueue_rollout("small")
     full, fits = await asyncio.gather(sqlite.add_many_spans(big), small, return_exceptions=True)
-    assert isinstance(full, sqlite3.OperationalError)
-    assert "full" in str(full)
-    assert str(sqlite.path) in full.__notes__[0]
+    assert isinstance(full, StoreUnavailableError)
+    assert str(full) == f"store file `{sqlite.path}`: database or disk is full; nothing was changed, {MEND}"
     assert not isinstance(fits, BaseException)
     assert [span.name for span in await sqlite.query_spans(rollout.rollout_id)] == ["work"]
     limit_pages(100_000)
@@ -200,7 +217,7 @@ async def test_locked_file_reaches_the_caller_and_the_store_goes_on(sqlite: SqlL
     other = sqlite3.connect(sqlite.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     results = await asyncio.gather(*(sqlite.enqueue_rollout(i) for i in range(3)), return_exceptions=True)
-    assert all(isinstance(result, sqlite3.OperationalError) and "locked" in str(result) for result in results)
+    assert all(isinstance(result, StoreUnavailableError) and "is locked" in str(result) for result in results)
     other.execute("ROLLBACK")
     other.close()
     await sqlite.enqueue_rollout("task")
@@ -239,9 +256,9 @@ def test_rows_and_tables_have_the_same_columns_in_the_same_order():
     for name, row in rows.items():
         assert tuple(column.name for column in row_columns(metadata.tables[name])) == row._fields
     do = Statements(sqlite_dialect.dialect())
-    assert do.insert_rollout.names == RolloutRow._fields
+    assert do.insert_rollouts.names == RolloutRow._fields
     assert do.insert_attempt.names == AttemptRow._fields
-    assert do.insert_span.names == SpanRow._fields
+    assert do.insert_spans.names == SpanRow._fields
     assert do.save_resources.names == ResourcesRow._fields
     assert do.save_worker.names == WorkerRow._fields
     assert do.save_rollout.names == (*RolloutRow._fields, "key_rollout_id")
@@ -254,3 +271,19 @@ def test_rows_and_tables_have_the_same_columns_in_the_same_order():
 def test_import_of_the_package_does_not_import_sqlalchemy():
     code = "import sys, agentlightning.store; sys.exit('sqlalchemy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_no_hot_statement_reads_a_whole_table(sqlite: SqlLightningStore):
+    def scans(ledger: Ledger) -> list[str]:
+        assert isinstance(ledger, SqlLedger)
+        do, cursor = ledger._do, ledger._cursor  # pyright: ignore[reportPrivateUsage]
+        plans: list[str] = []
+        for name, statement in vars(do).items():
+            if isinstance(statement, Statement) and name not in ("counts", "count_queue", "lock"):
+                cursor.execute(f"EXPLAIN QUERY PLAN {statement.sql}", [None] * len(statement.names))
+                plans += [f"{name}: {row[3]}" for row in cursor.fetchall()]
+        return [plan for plan in plans if "SCAN" in plan and "INDEX" not in plan]
+
+    # From the front of the queue, as many as are wanted.
+    in_order = ["take_queued: SCAN queue"]
+    assert await sqlite._run(scans) == in_order  # pyright: ignore[reportPrivateUsage]

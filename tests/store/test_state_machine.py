@@ -1,23 +1,27 @@
-"""The state machine of the store against a small model, on every home, by random sequences of calls (hypothesis)."""
+"""The state machine of the store against a small model, in memory and in SQLite, by random sequences of calls
+(hypothesis)."""
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agentlightning.store import InMemoryLightningStore, LightningStore, SqlLightningStore
-from agentlightning.types import AttemptedRollout, RolloutConfig, Span
+from agentlightning.types import AttemptedRollout, ConflictError, LeaseLostError, RolloutConfig, Span
 
 T = TypeVar("T")
 ENDED_ROLLOUT = ("failed", "succeeded", "cancelled")
+ACTIVE = ("preparing", "running")
 ENDED_ATTEMPT = ("failed", "succeeded", "unresponsive", "timeout")
 IN_QUEUE = ("queuing", "requeuing")
 ATTEMPT_STATUS = st.sampled_from(["preparing", "running", *ENDED_ATTEMPT])
@@ -48,6 +52,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = self.open()
         self.rollouts: dict[str, ModelRollout] = {}
         self.queue: list[str] = []
+        self.beating: set[str] = set()
+        """Workers that have sent heartbeats."""
 
     def open(self) -> LightningStore:
         return InMemoryLightningStore()
@@ -70,18 +76,30 @@ class StoreMachine(RuleBasedStateMachine):
 
     def began(self, rollout_id: str, got: AttemptedRollout, worker: str | None) -> None:
         rollout = self.rollouts[rollout_id]
+        self.end_active(rollout, "unresponsive")
         rollout.attempts.append(ModelAttempt(got.attempt.attempt_id, worker))
         assert got.attempt.sequence_id == len(rollout.attempts)
         self.move(rollout_id, "preparing")
 
+    def end_active(self, rollout: ModelRollout, status: str) -> None:
+        if rollout.attempts and rollout.attempts[-1].status in ACTIVE:
+            rollout.attempts[-1].status = status
+
+    def holds_lease(self, rollout_id: str, attempt: ModelAttempt) -> bool:
+        rollout = self.rollouts[rollout_id]
+        given_up = attempt.status in ("timeout", "unresponsive")
+        return rollout.attempts[-1] is attempt and not given_up and rollout.status not in (*IN_QUEUE, "cancelled")
+
+    def expected(self, rollout_id: str, attempt: ModelAttempt) -> AbstractContextManager[Any]:
+        """What a write for the attempt must raise."""
+        return nullcontext() if self.holds_lease(rollout_id, attempt) else pytest.raises(LeaseLostError)
+
     def report(self, rollout_id: str, attempt: ModelAttempt, status: str) -> None:
         rollout = self.rollouts[rollout_id]
-        owns = rollout.attempts[-1] is attempt
-        revives = attempt.status == "unresponsive" and owns and rollout.status in IN_QUEUE
-        if attempt.status in ENDED_ATTEMPT and not (revives and status != attempt.status):
+        if not self.holds_lease(rollout_id, attempt) or attempt.status in ENDED_ATTEMPT:
             return
         attempt.status = status
-        if not owns or rollout.status in ENDED_ROLLOUT:
+        if rollout.status in ENDED_ROLLOUT:
             return
         if status in ("preparing", "running", "succeeded"):
             self.move(rollout_id, status)
@@ -128,9 +146,26 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(pick=PICK, status=ATTEMPT_STATUS)
     def update_attempt(self, pick: int, status: Any) -> None:
         rollout_id, attempt = self.any_attempt(pick)
-        self.report(rollout_id, attempt, status)
-        stored = self.do(self.store.update_attempt(rollout_id, attempt.attempt_id, status=status))
-        assert stored.status == attempt.status
+        repeated = attempt.status == status
+        with nullcontext() if repeated else self.expected(rollout_id, attempt):
+            stored = self.do(self.store.update_attempt(rollout_id, attempt.attempt_id, status=status))
+            self.report(rollout_id, attempt, status)
+            assert stored.status == attempt.status
+
+    @precondition(lambda self: self.any_attempts())
+    @rule(pick=PICK, worker=st.sampled_from(["w-0", "w-1"]))
+    def change_hands(self, pick: int, worker: str) -> None:
+        rollout_id, attempt = self.any_attempt(pick)
+        with self.expected(rollout_id, attempt):
+            self.do(self.store.update_attempt(rollout_id, attempt.attempt_id, worker_id=worker))
+            attempt.worker = worker
+
+    @precondition(lambda self: self.any_attempts())
+    @rule(pick=PICK)
+    def beat(self, pick: int) -> None:
+        rollout_id, attempt = self.any_attempt(pick)
+        with self.expected(rollout_id, attempt):
+            self.do(self.store.update_attempt(rollout_id, attempt.attempt_id))
 
     @precondition(lambda self: self.any_attempts())
     @rule(pick=PICK, count=st.integers(1, 3))
@@ -138,10 +173,11 @@ class StoreMachine(RuleBasedStateMachine):
         rollout_id, attempt = self.any_attempt(pick)
         spans = [Span.create("s", rollout_id=rollout_id, attempt_id=attempt.attempt_id) for _ in range(count)]
         before = sum(each.spans for each in self.rollouts[rollout_id].attempts)
-        stored = self.do(self.store.add_many_spans([*spans, spans[0]]))
-        assert [span.sequence_id for span in stored] == list(range(before + 1, before + count + 1))
-        attempt.spans += count
-        self.report(rollout_id, attempt, "running")
+        with self.expected(rollout_id, attempt):
+            stored = self.do(self.store.add_many_spans([*spans, spans[0]]))
+            assert [span.sequence_id for span in stored] == list(range(before + 1, before + count + 1))
+            attempt.spans += count
+            self.report(rollout_id, attempt, "running")
 
     @precondition(lambda self: self.rollouts)
     @rule(pick=PICK, status=st.sampled_from([*IN_QUEUE, "preparing", "running", *ENDED_ROLLOUT]))
@@ -150,12 +186,19 @@ class StoreMachine(RuleBasedStateMachine):
         ended = self.rollouts[rollout_id].status in ENDED_ROLLOUT
         try:
             self.do(self.store.update_rollout(rollout_id, status=status))
-        except ValueError:
+        except ConflictError:
             assert ended
-            assert status in ("preparing", "running")
+            assert status in ACTIVE
             return
         if not ended or status in IN_QUEUE:
+            if status not in ACTIVE:
+                self.end_active(self.rollouts[rollout_id], "succeeded" if status == "succeeded" else "failed")
             self.move(rollout_id, status)
+
+    @rule(worker=st.sampled_from(["w-0", "w-1"]))
+    def worker_beats(self, worker: str) -> None:
+        self.do(self.store.update_worker(worker))
+        self.beating.add(worker)
 
     @rule()
     def expire(self) -> None:
@@ -163,7 +206,8 @@ class StoreMachine(RuleBasedStateMachine):
         expected: dict[str, tuple[str, ModelAttempt, str]] = {}
         for rollout_id, attempt in self.any_attempts():
             config = self.rollouts[rollout_id].config
-            if attempt.status in ("preparing", "running") and (config.timeout_seconds or config.unresponsive_seconds):
+            silent = bool(config.unresponsive_seconds) or attempt.worker in self.beating
+            if attempt.status in ACTIVE and (config.timeout_seconds or silent):
                 status = "timeout" if config.timeout_seconds else "unresponsive"
                 expected[attempt.attempt_id] = (rollout_id, attempt, status)
         late = self.do(self.store.expire_attempts(now=1e12))
@@ -193,10 +237,17 @@ class StoreMachine(RuleBasedStateMachine):
                 assert rollout.attempt == attempts[-1]
 
     @invariant()
+    def only_the_latest_attempt_of_an_open_rollout_is_under_way(self) -> None:
+        for rollout_id in self.rollouts:
+            rollout = self.do(self.store.get_rollout_by_id(rollout_id))
+            assert rollout is not None
+            *older, latest = [each.status for each in self.do(self.store.query_attempts(rollout_id))] or [None]
+            assert not set(older) & set(ACTIVE)
+            assert latest not in ACTIVE or rollout.status in ACTIVE
+
+    @invariant()
     def workers_are_busy_exactly_with_active_attempts(self) -> None:
-        active = {
-            attempt.worker for _, attempt in self.any_attempts() if attempt.status in ("preparing", "running")
-        } - {None}
+        active = {attempt.worker for _, attempt in self.any_attempts() if attempt.status in ACTIVE} - {None}
         busy = {worker.worker_id for worker in self.do(self.store.query_workers(status_in=["busy"]))}
         assert busy == active
 

@@ -77,9 +77,10 @@ async def test_cancelled_waiter_hands_its_wake_up_on(store: LightningStore):
         assert rollout.rollout_id == rollout_id
 
 
-async def test_waiters_of_a_loop_that_is_gone_are_passed_over(store: LightningStore):
+async def test_waiters_of_a_loop_that_is_gone_are_passed_over(local_store: LightningStore):
+    # Not over HTTP: a connection that nobody closes looks alive to the server, so that lease has to time out.
     async def abandon() -> None:
-        task = asyncio.ensure_future(store.dequeue_rollout(timeout=FOREVER))
+        task = asyncio.ensure_future(local_store.dequeue_rollout(timeout=FOREVER))
         await asyncio.sleep(0.02)
         abandoned.append(task)  # kept alive, in a loop that is closed without cancelling it
 
@@ -90,9 +91,9 @@ async def test_waiters_of_a_loop_that_is_gone_are_passed_over(store: LightningSt
 
     abandoned: list[asyncio.Future[AttemptedRollout | None]] = []
     await asyncio.to_thread(run_and_leave)
-    waiting = asyncio.create_task(store.dequeue_rollout(timeout=FOREVER))
+    waiting = asyncio.create_task(local_store.dequeue_rollout(timeout=FOREVER))
     await asyncio.sleep(0.01)
-    await enqueue(store, 1)
+    await enqueue(local_store, 1)
     assert await waiting is not None
     abandoned[0]._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio would warn of what we meant
 

@@ -1,14 +1,19 @@
 """Groups, credit, advantages and weights of a step, by hand-worked numbers and by invariants."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agentlightning.adapter import TokenGraph
 from agentlightning.credit import get_credit
-from agentlightning.types import Attempt, AttemptedRollout, Episode, TokenCall, TrainingError, Turn
+from agentlightning.types import Attempt, AttemptedRollout, Episode, TokenCall, TrainingError, Trajectory, Turn
 from agentlightning.verl.config import load_config
 from agentlightning.verl.daemon import Sample
 from agentlightning.verl.rows import mini_batches, score, whole_groups
+from tests.adapter.test_graph import traces
 
 identical = get_credit("identical")
 
@@ -67,10 +72,22 @@ def test_last_turn_trains_the_last_turn_only():
     assert row.mask.tolist() == [False] * 5 + [True]
 
 
+def test_turns_that_an_adapter_left_out_of_its_rows_do_not_thin_the_others():
+    turns = [call([1, 2], [3, 3]), call([1, 2, 3, 3, 4], [5])]
+    whole = sample(0, 0, turns, 1.0)
+    (row,) = whole.episode.trajectories
+    kept = dataclasses.replace(whole.episode, trajectories=[Trajectory(row.token_ids, {1: row.calls[1]})])
+    cfg = config()
+    groups = score([[dataclasses.replace(whole, episode=kept), one_turn(0, 1, 0.0)]], cfg, identical)
+    ((row, _),) = mini_batches(groups, cfg, 1)
+    assert row.mask.tolist() == [False] * 5 + [True]
+    assert row.weights[5] == pytest.approx(1 / 3)
+
+
 def test_a_turn_that_earned_more_than_its_rollout_is_moved_by_the_difference():
     turns = [call([1, 2], [3]), call([1, 2, 3, 4], [5])]
 
-    def per_turn(episode):
+    def per_turn(episode, group):
         return [0.0, 2.0] if len(episode.turns) == 2 else [0.0]
 
     groups = score([[sample(0, 0, turns, 2.0), one_turn(0, 1, 0.0)]], config(), per_turn)
@@ -172,7 +189,7 @@ def test_a_rollout_whose_turns_earned_nothing_at_all_is_not_a_zero():
     """`None` is no signal: the two equal rollouts beside it are a tie."""
     group = [one_turn(0, 0, 1.0), one_turn(0, 1, 1.0), one_turn(0, 2, 1.0)]
 
-    def credit(episode):
+    def credit(episode, _):
         return [None] if episode.turns is group[2].episode.turns else [episode.reward]
 
     scored = score([group], config(), credit)
@@ -190,3 +207,23 @@ def test_a_loss_of_ones_own_sees_the_tokens_without_advantage():
     cfg = config(**{"actor_rollout_ref.actor.policy_loss.loss_mode": "test_of_rows"})
     (rows,) = mini_batches(score([[one_turn(0, 0, 1.0), one_turn(0, 1, 1.0)]], cfg, identical), cfg, 1)
     assert len(rows) == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(traces(), st.sampled_from(["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "token-sum"]))
+def test_however_a_rollout_falls_into_rows_each_of_its_tokens_weighs_the_same(calls, mode):
+    """Invariants 2 and 3 over random multi-agent traces: every sampled token once, with the weight of its rollout."""
+    calls = [made for made in calls if made.prompt_ids.size]
+    cfg = config(**{"actor_rollout_ref.actor.loss_agg_mode": mode, "actor_rollout_ref.actor.entropy_coeff": 0.1})
+    tokens = sum(len(made.response_ids) for made in calls)
+    groups = score([[sample(0, 0, calls, 1.0), one_turn(0, 1, 0.0)]], cfg, identical)
+    (rows,) = mini_batches(groups, cfg, 1)
+    assert sum(int(row.mask.sum()) for row in rows) == tokens + 2
+    weight = {
+        "token-mean": 1 / (tokens + 2),
+        "token-sum": 1.0,
+        "seq-mean-token-sum": 1 / (1 + (tokens > 0)),
+        "seq-mean-token-mean": 1 / (1 + (tokens > 0)) / max(tokens, 1),
+    }[mode]
+    for row in rows[:-1]:
+        assert row.weights[row.mask].tolist() == pytest.approx([weight] * int(row.mask.sum()))

@@ -11,15 +11,16 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from agentlightning.adapter import TraceToEpisodes, episode_from_spans
+from agentlightning.adapter import EpisodeAdapter, episode_adapter
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.data import load_dataset
-from agentlightning.credit import get_credit
+from agentlightning.credit import CreditRule, CreditSpec, get_credit
 from agentlightning.types import ConfigError, Dataset, NamedResources
 from agentlightning.verl.config import load_config
+from agentlightning.verl.config.credit import credit_problem
 
 if TYPE_CHECKING:
-    from agentlightning.verl.daemon import AgentModeDaemon, EpisodeAdapter
+    from agentlightning.verl.daemon import AgentModeDaemon
     from agentlightning.verl.trainer import AgentLightningTrainer
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,12 @@ class VERL(Algorithm):
         config: Overrides of verl's defaults, nested or with dotted keys. `actor_rollout_ref.model.path` is needed.
         trainer_cls: Replaces the training loop.
         daemon_cls: Replaces the part that runs batches of tasks.
-        credit: What each turn of a rollout earned: the name of a rule in `credit/`, or a function from an episode to
-            one number (or `None`) a turn. Default: `agentlightning.credit` of the configuration.
+        credit: What each turn of a rollout earned: the name of a rule in `agentlightning.credit`, a mapping with
+            `name` and the rule's parameters, or a function of (episode, group) that returns one number (or `None`) a
+            turn. Default: `agentlightning.credit` of the configuration.
+        adapter: Makes episodes of spans: a `TraceToEpisodes`, or an adapter or function of a rollout's spans that
+            returns an `Episode` or a list of `Triplet`s. Default: the trainer's adapter if it has one, else the token
+            graph of all calls of the model.
 
     Needs no initial resource: it serves the model itself, under the resource name `main_llm`. Resources given to the
     trainer stay beside it.
@@ -67,13 +72,15 @@ class VERL(Algorithm):
         trainer_cls: type[AgentLightningTrainer] | None = None,
         daemon_cls: type[AgentModeDaemon] | None = None,
         *,
-        credit: str | Any | None = None,
+        credit: CreditSpec | None = None,
+        adapter: Any | None = None,
     ) -> None:
         self.resolved = load_config(config)
         self.config = self.resolved.config
         self.trainer_cls = trainer_cls
         self.daemon_cls = daemon_cls
-        self.credit = get_credit(credit if credit is not None else self.config.agentlightning.credit)
+        self.credit = self._credit(credit)
+        self.adapter = adapter
         self.history: list[dict[str, float]] = []
         self.checkpoint: str | None = None
 
@@ -106,7 +113,16 @@ class VERL(Algorithm):
         )
 
     def describe(self) -> Mapping[str, Any]:
-        return {"algorithm": "VERL", "config": self.config.model_dump(mode="json")}
+        config = self.config.model_dump(mode="json")
+        config["agentlightning"]["credit"] = self._credit_name
+        return {"algorithm": "VERL", "config": config}
+
+    def _credit(self, given: CreditSpec | None) -> CreditRule:
+        spec = self.config.agentlightning.credit if given is None else given
+        if (problem := credit_problem(spec, self.config.actor_rollout_ref.rollout.n)) is not None:
+            raise ConfigError(problem)
+        self._credit_name = dict(spec) if isinstance(spec, Mapping) else spec if isinstance(spec, str) else _name(spec)
+        return get_credit(spec)
 
     async def run(self, train_dataset: Dataset[Any] | None = None, val_dataset: Dataset[Any] | None = None) -> None:
         """Train.
@@ -159,7 +175,7 @@ class VERL(Algorithm):
                 self.config,
                 store=store,
                 deployment=Deployment(engine, loaded.model, loaded.tokenizer, resources),
-                adapter=self._adapter_of_episodes(),
+                adapter=self._episodes(path),
                 credit=self.credit,
                 run_dir=self.run_dir,
                 resume=self.resume,
@@ -177,16 +193,12 @@ class VERL(Algorithm):
             engine.stop()
         self._report(rss.peak)
 
-    def _adapter_of_episodes(self) -> EpisodeAdapter:
-        """The trainer's adapter if it was given one, which then must make episodes."""
-        given = self._trainer.adapter if self._trainer is not None else None
-        if given is None:
-            return episode_from_spans
-        if not isinstance(given, TraceToEpisodes):
-            raise ConfigError(
-                f"`Trainer(adapter=...)` is a {type(given).__name__}; `VERL` needs episodes: subclass `TraceToEpisodes`"
-            )
-        return given.episode
+    def _episodes(self, model: str) -> EpisodeAdapter:
+        """The adapter that was given here or to the trainer, for the calls of `model`."""
+        given = self.adapter
+        if given is None and self._trainer is not None:
+            given = self._trainer.adapter
+        return episode_adapter(given, model)
 
     def _report(self, peak_rss_mib: float) -> None:
         """What the run came to: table, picture, `summary.json`."""
@@ -232,6 +244,12 @@ class VERL(Algorithm):
                 "max_tokens": longest,
             },
         }
+
+
+def _name(rule: Any) -> str:
+    """What a run's record calls a function that has no name in the registry."""
+    function = getattr(rule, "func", rule)  # of a `functools.partial`
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from .credit import credit_problem
 from .notes import Note
 from .schema import VerlConfig
 
@@ -30,6 +31,8 @@ def problems(config: VerlConfig) -> Iterator[str]:
             f"`data.max_response_length` ({data.max_prompt_length} + {data.max_response_length}); raise it or leave it "
             "out"
         )
+    if (problem := credit_problem(config.agentlightning.credit, rollout.n)) is not None:
+        yield problem
     if trainer.resume_mode == "resume_path" and not trainer.resume_from_path:
         yield "`trainer.resume_mode` is 'resume_path'; set `trainer.resume_from_path` to a `global_step_N` directory"
     if trainer.resume_from_path and "global_step_" not in trainer.resume_from_path:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from .checks import device_notes, problems, remarks
+from .credit import gather_credit
 from .errors import config_error, unknown, validation_lines
 from .interpolation import defaults_of, nest, resolve
 from .names import fields, is_known, verl_defaults
@@ -69,7 +70,7 @@ def load_config(
         ConfigError: unknown keys (with the nearest names), wrong types, values whose feature is not built,
             combinations that can't be; one line for each problem.
     """
-    layers = [flatten(base), flatten(overrides)]
+    layers = gather_credit([flatten(base), flatten(overrides)])
     given = {key: value for layer in layers for key, value in layer.values.items()}
     if strangers := [key for key in given if not is_known(key)]:
         raise config_error([unknown(key) for key in strangers])

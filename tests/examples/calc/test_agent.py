@@ -16,7 +16,7 @@ from agentlightning.inference.engine import Engine
 from agentlightning.inference.loading import load_model
 from agentlightning.inference.server import create_app
 from agentlightning.inference.service import ChatService
-from agentlightning.llm_proxy.server import ServerThread, bind
+from agentlightning.utils.server_thread import ServerThread, bind
 from examples.calc.agent import MAX_CALLS, answer_in, calc_agent, main, solve, use_tool
 from examples.calc.calculator import TOOL
 from examples.calc.model import build

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 from .base import Float, Positive, PositiveInt, Section
 
@@ -15,9 +15,9 @@ class Ours(Section):
     follow it where they are not set."""
     deterministic: bool | None = None
     """Equal runs write equal metrics, bit for bit (times aside); null is yes on a CPU, no elsewhere."""
-    credit: Literal["identical", "last_turn"] = "identical"
-    """How a rollout's reward is spread over its turns: `identical` gives the final reward to
-    each, `last_turn` to the last one only."""
+    credit: str | dict[str, Any] = "identical"
+    """What each turn of a rollout earned: the name of a rule in `agentlightning.credit`, such as `identical` (the final
+    reward) or `last_turn`, or with parameters `{name: discounted, gamma: 0.9}`."""
     reward_fillna_value: Float = 0.0
     """Reward of a rollout that gave none."""
     rollout_timeout_seconds: Positive | None = 600.0

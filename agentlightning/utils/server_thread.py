@@ -1,12 +1,17 @@
-"""Runs an ASGI application on uvicorn in a thread with an event loop of its own. Called by `proxy`."""
+"""Runs an ASGI application on uvicorn in a thread with an event loop of its own.
+
+Called by the gateway (`llm_proxy.proxy`) and by the store's server (`store.server`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextlib import suppress
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -42,6 +47,20 @@ def bind(host: str, port: int | None) -> socket.socket:
     return sock
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def host_in_url(host: str, access_host: str | None) -> str:
+    """How URLs name a server that listens on `host`; 127.0.0.1 for a wildcard unless `access_host` says better."""
+    name = access_host or ("127.0.0.1" if host in ("0.0.0.0", "::") else host)
+    return f"[{name}]" if ":" in name else name
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: Future[None]) -> None:
         super().__init__(config)
@@ -59,15 +78,23 @@ class ServerThread:
         app: What it serves.
         sock: A listening socket; closed at the end.
         on_stop: Run in the server's loop after the last request.
+        name: Of the thread.
     """
 
-    def __init__(self, app: ASGIApp, sock: socket.socket, on_stop: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        sock: socket.socket,
+        on_stop: Callable[[], Awaitable[None]],
+        name: str = "agentlightning-gateway",
+    ) -> None:
         self.ready: Future[None] = Future()
         """Done when requests are served, or with the reason why they are not."""
         self.done: Future[None] = Future()
         """Done when the thread is about to end, with the error that ended it if there was one."""
         self._sock = sock
         self._on_stop = on_stop
+        self._loop: asyncio.AbstractEventLoop | None = None
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -84,7 +111,7 @@ class ServerThread:
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
         self._server = _Server(config, self.ready)
-        self._thread = threading.Thread(target=self._run, name="agentlightning-gateway", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin; `ready` says when."""
@@ -106,6 +133,13 @@ class ServerThread:
         """Take no more requests and finish the running ones; `done` says when."""
         self._server.should_exit = True
 
+    def call_in_loop(self, callback: Callable[[], None]) -> None:
+        """Run `callback` in the server's loop soon; not if the server has ended."""
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # closed
+                loop.call_soon_threadsafe(callback)
+
     def _run(self) -> None:
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -118,6 +152,7 @@ class ServerThread:
             self.done.set_result(None)
 
     async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
         try:
             await self._server.serve(sockets=[self._sock])
         finally:

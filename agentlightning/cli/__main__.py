@@ -1,0 +1,5 @@
+"""`python -m agentlightning.cli`: the console script `agl`, by the interpreter that is wanted."""
+
+from . import main
+
+main()
