@@ -56,6 +56,7 @@ def dev(
     Exits with 1 if every task failed.
     """
     from agentlightning.algorithm.data import load_dataset
+    from agentlightning.litagent.decorator import FunctionalLitAgent
     from agentlightning.store.memory import InMemoryLightningStore
     from agentlightning.trainer import Trainer
 
@@ -64,7 +65,10 @@ def dev(
     store = InMemoryLightningStore()
     with _resources(store, llm_endpoint, model, model_path) as resources:
         if resources is None and lit_agent.needs_resources:
-            raise ConfigError(f"`{agent}` needs a model: `--llm-endpoint URL --model NAME`, or `--model-path MODEL`")
+            mend = "`--llm-endpoint URL --model NAME`, or `--model-path MODEL`"
+            if not isinstance(lit_agent, FunctionalLitAgent):
+                mend += "; if it needs none, its class says `needs_resources = False`"
+            raise ConfigError(f"`{agent}` needs a model: {mend}")
         trainer = Trainer(n_runners=runners, max_concurrency=concurrency, store=store, initial_resources=resources)
         baseline: Any = trainer.dev(lit_agent, dataset)
     calls = asyncio.run(_count_calls(store, baseline.rollouts))

@@ -7,11 +7,12 @@ import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+from urllib.parse import urlsplit
 
 import typer
 
-from agentlightning.types import ConfigError
+from agentlightning.types import ConfigError, WorkerStatus
 
 if TYPE_CHECKING:
     from agentlightning.store.base import LightningStore
@@ -32,6 +33,14 @@ class Kind(StrEnum):
     WORKERS = "workers"
     RESOURCES = "resources"
     STATISTICS = "statistics"
+
+
+TAKEN_BY = {
+    "--status": (Kind.ROLLOUTS, Kind.WORKERS),
+    "--contains": (Kind.ROLLOUTS, Kind.SPANS, Kind.WORKERS, Kind.RESOURCES),
+    "--attempt": (Kind.SPANS,),
+}
+"""Options that not everything takes."""
 
 
 class Wish(NamedTuple):
@@ -105,6 +114,10 @@ def query(
         raise ConfigError(f"`agl query {kind}` needs the id of a rollout; `agl query rollouts` shows them")
     if kind in (Kind.WORKERS, Kind.RESOURCES, Kind.STATISTICS) and rollout_id is not None:
         raise ConfigError(f"`agl query {kind}` takes no rollout id, and got `{rollout_id}`")
+    given = {"--status": bool(status), "--contains": contains is not None, "--attempt": attempt != "latest"}
+    for option, kinds in TAKEN_BY.items():
+        if given[option] and kind not in kinds:
+            raise ConfigError(f"`agl query {kind}` takes no `{option}`; {' and '.join(kinds)} do")
     wish = Wish(
         kind=kind,
         rollout_id=rollout_id,
@@ -143,14 +156,28 @@ def open_store(place: str, token: str | None) -> LightningStore:
     from agentlightning.store.sql import SqlLightningStore
 
     if place.startswith(("http://", "https://")):
+        _check_url(place)
         return LightningStoreClient(place, token=token, retry_delays=(0.2, 0.8))
     if "://" in place and not place.startswith("sqlite:///"):
-        return SqlLightningStore(place, scan_interval=3600.0)  # several may have a database open; servers watch it
+        try:
+            return SqlLightningStore(place, scan_interval=3600.0)  # several may have one open; servers watch it
+        except ValueError as error:
+            raise ConfigError(f"`--store {place}`: {error}") from error
     from agentlightning.store.reader import SqliteReader
 
     path = Path(place.removeprefix("sqlite:///"))
     inside = [path / name for name in FILES if (path / name).is_file()]
     return SqliteReader(inside[0] if inside else path)
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        found = bool(parts.hostname) and parts.port != 0  # a port that is none raises
+    except ValueError:
+        found = False
+    if not found:
+        raise ConfigError(f"`--store {url}` names no host and port; give a URL as `http://127.0.0.1:4747`")
 
 
 # -- asking ---------------------------------------------------------------------------------------------------------
@@ -161,6 +188,8 @@ async def _ask(store: LightningStore, wish: Wish) -> Answer:
         if wish.kind is Kind.STATISTICS:
             return Answer([await store.statistics()], 1, {})
         page = await _page(store, wish)
+        if not page and wish.rollout_id and await store.get_rollout_by_id(wish.rollout_id) is None:
+            raise ConfigError(f"there is no rollout `{wish.rollout_id}`; `agl query rollouts` shows which there are")
     except (ValueError, TypeError) as error:  # a field or a status that there is not
         raise ConfigError(str(error)) from error
     rewards: dict[str, float | None] = {}
@@ -190,6 +219,8 @@ async def _page(store: LightningStore, wish: Wish) -> Any:
             attempt = None if wish.attempt == "all" else wish.attempt
             return await store.query_spans(wish.rollout_id, attempt, name_contains=wish.contains, **order)
         case Kind.WORKERS:
+            if unknown := set(wish.status) - set(get_args(WorkerStatus)):
+                raise ConfigError(f"`--status` is {min(unknown)!r}; give one of {', '.join(get_args(WorkerStatus))}")
             return await store.query_workers(status_in=status, worker_id_contains=wish.contains, **order)
         case _:
             return await store.query_resources(resources_id_contains=wish.contains, **order)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from agentlightning.execution.supervisor import Supervisor
     from agentlightning.store.base import LightningStore
 
+WAIT_SILENTLY_S = 2.0
+"""How long the store may take to answer before the command says that it waits."""
+
 
 def runner(
     agent: Annotated[
@@ -68,12 +71,13 @@ def runner(
     bundle = AgentRunnerBundle(load_agent(agent), max_rollouts=max_rollouts, max_concurrency=concurrency)
     supervisor = Supervisor(pickled("the agent", bundle, bundle.parts), processes, graceful_timeout=grace)
     client = LightningStoreClient(store, token=token)
-    typer.echo(f"{processes} runner process(es) of {concurrency} for {store}; Ctrl-C finishes and ends", err=True)
-    asyncio.run(_work(supervisor, client))
+    each = f"{concurrency} rollout{'s' if concurrency > 1 else ''} at once"
+    typer.echo(f"{processes} runner process{'es' if processes > 1 else ''}, {each}; Ctrl-C finishes and ends", err=True)
+    asyncio.run(_work(supervisor, client, store))
     typer.echo("the runners have ended", err=True)
 
 
-async def _work(supervisor: Supervisor, store: LightningStore) -> None:
+async def _work(supervisor: Supervisor, store: LightningStore, address: str) -> None:
     from agentlightning.execution.events import ThreadingEvent
     from agentlightning.execution.job import pickled
 
@@ -91,7 +95,10 @@ async def _work(supervisor: Supervisor, store: LightningStore) -> None:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopped))
     ready = asyncio.create_task(store.statistics())  # a wrong address or token shows here, and once
     stopping = asyncio.create_task(stop.wait_async())
-    await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_SILENTLY_S)
+    if not done:
+        typer.echo(f"waiting for the store at {address}; is it running (`agl store`)?", err=True)
+        await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if not ready.done():
         ready.cancel()

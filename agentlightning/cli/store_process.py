@@ -10,10 +10,12 @@ import asyncio
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentlightning.types import ConfigError
@@ -118,10 +120,14 @@ def open_home(settings: Settings) -> LightningStore:
         if settings.retention is None:
             return InMemoryLightningStore()
         return InMemoryLightningStore(retention=settings.retention)
+    if Path(settings.home).is_dir():
+        raise ConfigError(f"`{settings.home}` is a directory; give a file, as `{Path(settings.home, 'store.sqlite')}`")
     try:
         return SqlLightningStore(settings.home, retention=settings.retention)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
+    except (OSError, sqlite3.Error) as error:  # no permission, no space
+        raise ConfigError(f"store file `{settings.home}` can't be opened ({error}); give another path") from error
 
 
 def banner(settings: Settings, url: str) -> str:

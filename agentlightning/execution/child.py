@@ -2,7 +2,8 @@
 
 It reads its job from stdin and runs the runner bundle until it ends. Afterwards stdin carries orders: a line `stop`
 means finish what is under way and end; its end means that the parent is gone, so stop at once. Reports go out on
-stdout, one line each (`began ID SECONDS`, `ended ID`); what agents print goes to stderr, where the parent passes it on.
+stdout, one line each (`due ID SECONDS`, `ended ID`, and at a good end `finished`); what agents print goes to stderr,
+where the parent passes it on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import faulthandler
 import logging
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -32,6 +34,8 @@ STORE_UNAVAILABLE = 69
 """Exit code: the store can't be reached."""
 LAST_WORDS_S = 1.5
 """How long an orphan may take to tell the store that it stops."""
+REPORT_S = 1.0
+"""How often it reports that an attempt has ended, where nobody waits for just that one."""
 GOODBYE_S = 5.0
 """How long the exit of a process that has done its work may take."""
 
@@ -52,20 +56,25 @@ class ChildHost:
         self._reports = reports
         self._event = event
         self._watched: set[str] = set()
-        self._finished_one = False
+        self._last_report = -REPORT_S
 
-    def began(self, attempt_id: str, timeout: float | None) -> None:
-        """Reported only where there is a deadline: a report costs the parent more than a trivial agent."""
-        if timeout is not None:
-            self._watched.add(attempt_id)
-            self._report(f"began {attempt_id} {timeout:g}")
+    def due(self, attempt_id: str, seconds: float) -> None:
+        """The attempt is watched from now on."""
+        self._watched.add(attempt_id)
+        self._report(f"due {attempt_id} {seconds:g}")
 
     def ended(self, attempt_id: str) -> None:
-        """Reported for watched attempts, and for the first one: it shows that this process works."""
-        if attempt_id in self._watched or not self._finished_one:
+        """Reported for watched attempts. Of others now and then, to show that this process works: each report costs
+        the parent more than a trivial agent."""
+        now = time.monotonic()
+        if attempt_id in self._watched or now - self._last_report >= REPORT_S:
             self._watched.discard(attempt_id)
-            self._finished_one = True
+            self._last_report = now
             self._report(f"ended {attempt_id}")
+
+    def finished(self) -> None:
+        """It was no agent that ended this process."""
+        self._report("finished")
 
     def abandoned(self) -> None:
         """Take no more rollouts; exit with `RECYCLE` once those under way have ended."""
@@ -82,36 +91,38 @@ class ChildHost:
 def main() -> None:
     """Run the job on stdin."""
     reports, orders = _take_streams()
+    event, orphaned = ThreadingEvent(), ThreadingEvent()
     faulthandler.enable()  # a crash in native code, and the abort of a hung process, say on stderr where
     try:
-        about: dict[str, Any] = read_part(orders)
+        parts = [read_part(orders) for _ in range(3)]
+        # Before anything is imported, which may take long: the parent may go meanwhile.
+        threading.Thread(target=_obey, args=(orders, event, orphaned), daemon=True).start()
+        about: dict[str, Any] = pickle.loads(parts[0])
         sys.path[:], sys.argv[:] = about["sys_path"], about["argv"]
         logging.basicConfig(level=about["log_level"], format="%(levelname)s %(name)s: %(message)s")
-        bundle, store = read_part(orders), read_part(orders)
+        bundle, store = pickle.loads(parts[1]), pickle.loads(parts[2])
     except EOFError:
         os._exit(1)
     except BaseException:  # noqa: BLE001  # whatever importing the agent's module raises
         traceback.print_exc()
         _exit(BAD_JOB)
-    event = ThreadingEvent()
     host = ChildHost(about["worker_name"], reports, event)
     install_host(host)
     signal.signal(signal.SIGINT, _ignore)  # Ctrl-C reaches the whole terminal; the parent says what to do
-    asyncio.run(_run(bundle, store, about["worker_number"], host, event, orders))
+    asyncio.run(_run(bundle, store, about["worker_number"], host, event, orphaned))
 
 
-async def _run(bundle: Any, store: Any, number: int, host: ChildHost, event: ThreadingEvent, orders: IO[bytes]) -> None:
+async def _run(
+    bundle: Any, store: Any, number: int, host: ChildHost, event: ThreadingEvent, orphaned: ThreadingEvent
+) -> None:
     """Run the bundle. Returns only after a good end; a bad one ends the process here, whatever else still runs."""
     work = asyncio.ensure_future(bundle(store, number, event))
     loop = asyncio.get_running_loop()
     if os.name == "posix":
         loop.add_signal_handler(signal.SIGTERM, event.set)
 
-    def orphaned() -> None:
-        _exit_after(LAST_WORDS_S, 1)
-        loop.call_soon_threadsafe(work.cancel)
-
-    threading.Thread(target=_obey, args=(orders, event, orphaned), daemon=True).start()
+    parent_gone = asyncio.create_task(orphaned.wait_async())
+    parent_gone.add_done_callback(lambda _: work.cancel())
     try:
         await work
     except asyncio.CancelledError:
@@ -124,16 +135,18 @@ async def _run(bundle: Any, store: Any, number: int, host: ChildHost, event: Thr
         _exit(1)
     if host.recycle:
         _exit(RECYCLE)
+    host.finished()
     _exit_after(GOODBYE_S, 0)  # what agents registered to do at exit is done, but no thread of theirs keeps us alive
 
 
-def _obey(orders: IO[bytes], event: ThreadingEvent, orphaned: Any) -> None:
-    """Read orders until the parent closes the pipe or is gone. Runs in a thread."""
+def _obey(orders: IO[bytes], event: ThreadingEvent, orphaned: ThreadingEvent) -> None:
+    """Read orders until the parent closes the pipe or is gone; then this process has `LAST_WORDS_S`. In a thread."""
     for line in orders:
         if line.strip() == b"stop":
             event.set()
+    _exit_after(LAST_WORDS_S, 1)
     event.set()
-    orphaned()
+    orphaned.set()
 
 
 def _take_streams() -> tuple[IO[bytes], IO[bytes]]:

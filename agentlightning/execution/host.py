@@ -15,8 +15,8 @@ class Host(Protocol):
     worker_name: str
     """Under which the store knows the runner; unique across machines and restarts."""
 
-    def began(self, attempt_id: str, timeout: float | None) -> None:
-        """An attempt begins; if it has not ended some time after `timeout` seconds, the process is killed."""
+    def due(self, attempt_id: str, seconds: float) -> None:
+        """If nothing more is told of this attempt within so many seconds, its process hangs and is killed."""
         ...
 
     def ended(self, attempt_id: str) -> None:

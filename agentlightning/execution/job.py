@@ -35,10 +35,10 @@ class Job:
         return b"".join(_LENGTH.pack(len(part)) + part for part in parts)
 
 
-def read_part(pipe: IO[bytes]) -> Any:
-    """The next part of a job, unpickled. Raises `EOFError` if the parent is gone."""
+def read_part(pipe: IO[bytes]) -> bytes:
+    """The next part of a job, still pickled. Raises `EOFError` if the parent is gone."""
     (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
-    return pickle.loads(_exactly(pipe, length))
+    return _exactly(pipe, length)
 
 
 def _exactly(pipe: IO[bytes], size: int) -> bytes:

@@ -14,9 +14,6 @@ from collections.abc import Callable
 CHUNK = 1 << 16
 LAST_LINES = 100
 """Lines of stderr that are kept for error messages: a crash in native code lists every thread."""
-HUNG_AFTER_S = 3.0
-"""How long after an attempt's deadline it may still be reported as under way before its process is killed. The child
-itself needs a second to cancel, and a moment to store the status."""
 
 
 class ChildProcess:
@@ -30,6 +27,8 @@ class ChildProcess:
     def __init__(self, worker_name: str, on_finished: Callable[[], None]):
         self.worker_name = worker_name
         self.killed_as_hung = False
+        self.finished = False
+        """Whether it ended its work by itself; an exit code of 0 does not say so, as agents may exit too."""
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._on_finished = on_finished
         self._has_job = False
@@ -57,12 +56,12 @@ class ChildProcess:
         self._has_job = True
         await self._send(job)
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Have it finish what is under way and end; at once if it has no job yet."""
-        if self._has_job:
-            await self._send(b"stop\n")
-        else:
+        if not self._has_job:
             self.cut_off()
+        elif self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(b"stop\n")  # without waiting: it may stand still
 
     async def _send(self, data: bytes) -> None:
         """Write to its stdin; nothing happens if it has ended."""
@@ -111,9 +110,12 @@ class ChildProcess:
 
     async def _read_reports(self, stream: asyncio.StreamReader) -> None:
         async for line in stream:
+            if line == b"finished\n":
+                self.finished = True
+                continue
             kind, attempt_id, *more = line.decode().split()
-            if kind == "began":
-                self._deadlines[attempt_id] = time.monotonic() + float(more[0]) + HUNG_AFTER_S
+            if kind == "due":
+                self._deadlines[attempt_id] = time.monotonic() + float(more[0])
             else:
                 self._deadlines.pop(attempt_id, None)
                 self._on_finished()

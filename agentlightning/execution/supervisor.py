@@ -105,6 +105,7 @@ class Supervisor:
             job.cancel()
             await self._stop_all(slots)
         finally:
+            self._stopping = True  # also where this is cancelled: no process takes the place of those that end now
             for task in (stopped, watch, job):
                 task.cancel()
             for child in self._children:  # cancelled meanwhile
@@ -133,14 +134,15 @@ class Supervisor:
                 about = surroundings(child.worker_name, number)
                 await child.assign(Job(about, self._bundle, handle.result()).to_bytes())
                 if self._stopping:
-                    await child.stop()
+                    child.stop()
                 code = await child.wait()
             finally:
                 child.kill()
                 self._children.discard(child)
-            if code not in (0, STORE_UNAVAILABLE):
+            done = child.finished if code == 0 else code in self.allowed_exit_codes
+            if not child.finished and code != STORE_UNAVAILABLE:
                 await self._end_attempts(store, child, code)
-            if self._stopping or (code in self.allowed_exit_codes and not child.killed_as_hung):
+            if self._stopping or (done and not child.killed_as_hung):
                 return
             await self._judge(slot, child, code)
 
@@ -193,7 +195,7 @@ class Supervisor:
         """Let them finish, then cut them off, then kill them."""
         self._stopping = True
         for child in self._children:
-            await child.stop()
+            child.stop()
         if await _ended(slots, self.graceful_timeout):
             return
         self.cut_off()

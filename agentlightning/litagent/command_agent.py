@@ -76,6 +76,10 @@ class CommandAgent(LitAgent[Any]):
             raise ConfigError("`input_map` and `warm` exclude each other: a warm program gets its tasks on stdin")
         if self.grace < 0:
             raise ConfigError(f"`grace` must be 0 or more seconds, not {self.grace}")
+        for name, mapping in (("env", self.env), ("input_map", self.input_map)):
+            for key, value in dict[Any, Any](mapping).items():
+                if not isinstance(key, str) or not isinstance(value, str):
+                    raise ConfigError(f"`{name}` has {key!r}: {value!r}; give both as text, as in {{'NAME': 'text'}}")
 
     def __getstate__(self) -> dict[str, Any]:
         """For runners in other processes, which start programs of their own."""

@@ -174,7 +174,11 @@ class LitAgentRunner(Runner[T]):
                 if stop.done():
                     crew.halt()
                 while left != 0 and (free := await crew.free_places()):
-                    taken = await self._dequeue(free if left is None else min(free, left), crew.halted)
+                    try:
+                        taken = await self._dequeue(free if left is None else min(free, left), crew.halted)
+                    except StoreClosedError as error:  # no more work; results may still be taken
+                        logger.info("%s takes no more: %s", self._worker_id, error)
+                        break
                     left = None if left is None else left - len(taken)
                     for rollout in taken:
                         crew.start(lambda done, rollout=rollout: self._execute(rollout, done))

@@ -40,6 +40,13 @@ STORE_GONE = (StoreClosedError, StoreUnavailableError)
 """Errors after which a runner can't work."""
 
 
+HUNG_AFTER_S = 3.0
+"""How long after an agent's timeout it may go on before its process counts as hung: it needs a second to cancel."""
+PATIENCE_S = 120.0
+"""How long a process may take for the rest of an attempt before it counts as hung. Not the agent's time: a store that
+is away is waited for, for about a minute."""
+
+
 class MissingResources(LookupError):
     """The agent needs resources and the store has none."""
 
@@ -109,14 +116,17 @@ class Execution:
         executing_runner.set(self._runner)
         self._task = asyncio.current_task()
         attempt_id = self.rollout.attempt.attempt_id
-        process = host()
-        if process is not None:
-            process.began(attempt_id, self.rollout.config.timeout_seconds)
+        self._due(PATIENCE_S)
         try:
             return await self._to_the_end()
         finally:
-            if process is not None:
+            if (process := host()) is not None:
                 process.ended(attempt_id)
+
+    def _due(self, seconds: float) -> None:
+        """Tell the process how long it may be until the next sign; only where there is a `timeout_seconds`."""
+        if self.rollout.config.timeout_seconds is not None and (process := host()) is not None:
+            process.due(self.rollout.attempt.attempt_id, seconds)
 
     async def _to_the_end(self) -> Exception | None:
         try:
@@ -165,7 +175,11 @@ class Execution:
             return error
         try:
             timeout = rollout.config.timeout_seconds
-            result = await call_agent(entry, rollout.input, resources, rollout, timeout=timeout)
+            self._due((timeout or 0.0) + HUNG_AFTER_S)
+            try:
+                result = await call_agent(entry, rollout.input, resources, rollout, timeout=timeout)
+            finally:
+                self._due(PATIENCE_S)
             spans = result_spans(result, rollout)
         except Exception as error:  # noqa: BLE001  # a bad agent is data
             trace.add(exception_span(error, rollout))

@@ -29,8 +29,8 @@ class Leased(Protocol):
 
     rollout: AttemptedRollout
 
-    def lose(self, error: LeaseLostError) -> None:
-        """The attempt no longer counts: stop it. Called from any thread."""
+    def lose(self, error: Exception) -> None:
+        """The attempt no longer counts, or its result has nowhere to go: stop it. Called from any thread."""
         ...
 
 
@@ -70,8 +70,10 @@ class Heartbeat:
                 await self._tell_worker()
                 for lease in list(self.underway.values()):
                     await self._tell_attempt(lease)
-            except StoreClosedError:
-                return  # the runner finds it out by itself
+            except StoreClosedError as error:
+                for lease in list(self.underway.values()):
+                    lease.lose(error)  # nobody will take its result
+                return
             except StoreUnavailableError as error:
                 logger.warning("a heartbeat of %s did not arrive: %s", self.worker_id, error)
             except Exception:

@@ -27,6 +27,7 @@ async def stopping(event: ExecutionEvent | None) -> AsyncGenerator[asyncio.Futur
 
 async def cancelled(task: asyncio.Future[R]) -> R | None:
     """Cancel `task` unless it is done; its result, or `None` if it was cancelled."""
-    task.cancel()
-    await asyncio.wait({task})
+    if not task.done():  # else at once: to be cancelled here would lose the result
+        task.cancel()
+        await asyncio.wait({task})
     return None if task.cancelled() else task.result()

@@ -7,6 +7,7 @@ a wrong one is refused before anything happens and the home is kept busy no long
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Final, Literal, cast, get_args
@@ -33,10 +34,12 @@ from .clock import Clock
 from .codec import encode
 from .ledger import Ledger
 from .ledger_queries import LedgerQueries, Operation, R
+from .query import LARGEST
 from .replies import REPLY_SECONDS, Form, once, request_key
 from .rows import (
     AttemptRow,
     Draft,
+    SpanRow,
     attempt_model,
     attempted_model,
     encode_config,
@@ -152,9 +155,10 @@ class LedgerStore(LedgerQueries):
     async def dequeue_many_rollouts(
         self, limit: int = 1, worker_id: str | None = None, timeout: float = 0.0
     ) -> Sequence[AttemptedRollout]:
-        if limit < 1:
-            raise ValueError(f"`limit` is {limit}; give how many rollouts to take (1 or more)")
+        if not 1 <= limit <= LARGEST:
+            raise ValueError(f"`limit` is {limit}; give how many rollouts to take (1 to {LARGEST})")
         _name("worker_id", worker_id)
+        _not_nan("timeout", timeout)
         self._watch()
         deadline = time.monotonic() + timeout
         taken = await self._take(limit, worker_id)
@@ -163,8 +167,10 @@ class LedgerStore(LedgerQueries):
                 taken = await self._take(limit, worker_id)
                 if not taken:
                     await wait.until(left)
+                    # What fires the wait from here on may be missed by this look: another waiter has to see it.
+                    woken = wait.fired
                     taken = await self._take(limit, worker_id)
-                    wait.seen = True
+                    wait.seen = woken
         return [attempted_model(row, attempt) for row, attempt in taken]
 
     async def _take(self, limit: int, worker_id: str | None) -> list[operations.AttemptedRow]:
@@ -219,11 +225,13 @@ class LedgerStore(LedgerQueries):
             changes["config"] = encode_config(config)
         if not isinstance(metadata, Unset):
             changes["metadata"] = encode_optional("metadata", metadata)
-        return rollout_model(
-            *await self._run(
-                lambda ledger: operations.update_rollout(ledger, rollout_id, changes, status, self._clock.now())
-            )
+        update = self._once(
+            "update_rollout",
+            (rollout_id, changes, None if isinstance(status, Unset) else status),
+            recordings.changed(rollout_id),
+            lambda ledger: operations.update_rollout(ledger, rollout_id, changes, status, self._clock.now()),
         )
+        return rollout_model(*await self._run(update))
 
     async def update_attempt(
         self,
@@ -248,7 +256,12 @@ class LedgerStore(LedgerQueries):
         def update(ledger: Ledger) -> AttemptRow:
             return operations.update_attempt(ledger, rollout_id, attempt_id, changes, status, self._clock.now())
 
-        return attempt_model(await self._run(update))
+        if attempt_id != "latest":  # doing it twice changes nothing more
+            return attempt_model(await self._run(update))
+        # The second time, the latest may be another one.
+        arguments = (rollout_id, changes, None if isinstance(status, Unset) else status)
+        once_only = self._once("update_attempt", arguments, recordings.changed_attempt(rollout_id), update)
+        return attempt_model(await self._run(once_only))
 
     async def expire_attempts(self, now: float | None = None) -> list[Attempt]:
         if now is None:
@@ -287,6 +300,7 @@ class LedgerStore(LedgerQueries):
 
     async def wait_for_rollouts(self, *, rollout_ids: Sequence[str], timeout: float | None = None) -> list[Rollout]:
         ids = list(dict.fromkeys(rollout_ids))
+        _not_nan("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._waits.ends(ids) as wait:
@@ -301,13 +315,16 @@ class LedgerStore(LedgerQueries):
     # -- spans ------------------------------------------------------------------------------------------------------
 
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
-        rows = [span_row(span) for span in spans]
-        stored = await self._run(lambda ledger: span_operations.add_spans(ledger, rows, self._clock.now()))
+        stored = await self.add_span_rows([span_row(span) for span in spans])
         given = {(span.rollout_id, span.attempt_id, span.span_id): span for span in reversed(spans)}
         return [
             given[row.rollout_id, row.attempt_id, row.span_id].model_copy(update={"sequence_id": row.sequence_id})
             for row in stored
         ]
+
+    async def add_span_rows(self, rows: Sequence[SpanRow]) -> list[SpanRow]:
+        """As `add_many_spans`; for the server, which has rows before it has models."""
+        return await self._run(lambda ledger: span_operations.add_spans(ledger, rows, self._clock.now()))
 
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
         keys = list(rollout_attempt_ids)
@@ -374,4 +391,11 @@ def _name(field: str, value: Any, *, optional: bool = True) -> None:
 def _seconds(field: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"`{field}` is a {type(value).__name__}; give seconds since the epoch")
+    if not math.isfinite(value):
+        raise ValueError(f"`{field}` is {value}; give seconds since the epoch")
     return float(value)
+
+
+def _not_nan(field: str, seconds: float | None) -> None:
+    if seconds is not None and math.isnan(seconds):
+        raise ValueError(f"`{field}` is {seconds}; give how many seconds to wait (0: only look)")

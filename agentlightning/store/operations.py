@@ -285,6 +285,11 @@ def find(ledger: Ledger, rollout_id: str) -> Pair | None:
     return None if row is None else _with_attempt(ledger, row)
 
 
+def require_pair(ledger: Ledger, rollout_id: str) -> Pair:
+    """Raises `NotFoundError` where there is no such rollout."""
+    return _with_attempt(ledger, require_rollout(ledger, rollout_id))
+
+
 def query_rollouts(ledger: Ledger, query: Query) -> tuple[list[Pair], int]:
     """The page of rollouts, and how many match in all."""
     page = ledger.query(query)

@@ -7,7 +7,7 @@ the order of creation; `None` sorts before every value.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -16,6 +16,8 @@ from agentlightning.types import PaginatedResult
 from .base import FilterLogic, SortOrder
 
 Kind = Literal["rollouts", "attempts", "spans", "resources", "workers"]
+LARGEST: Final = 2**53
+"""Of a limit or offset: larger numbers don't fit into every home's integers."""
 R = TypeVar("R", bound=tuple[Any, ...])
 T = TypeVar("T")
 
@@ -67,10 +69,10 @@ def make_query(
     _one_of("sort_order", sort_order, ("asc", "desc"))
     if sort_by is not None:
         _one_of("sort_by", sort_by, sorted(model.model_fields))
-    if limit == 0 or limit < -1:
-        raise ValueError(f"`limit` is {limit}; give the longest page you want (1 or more), or -1 for everything")
-    if offset < 0:
-        raise ValueError(f"`offset` is {offset}; give how many items to skip (0 or more)")
+    if limit == 0 or not -1 <= limit <= LARGEST:
+        raise ValueError(f"`limit` is {limit}; give the longest page you want (1 to {LARGEST}), or -1 for everything")
+    if not 0 <= offset <= LARGEST:
+        raise ValueError(f"`offset` is {offset}; give how many items to skip (0 to {LARGEST})")
     filters = [Filter(field, "in", (value,)) for field, value in (equals or {}).items() if value is not None]
     filters += [Filter(field, "in", tuple(value)) for field, value in (within or {}).items() if value is not None]
     filters += [Filter(field, "contains", value) for field, value in (contains or {}).items() if value is not None]

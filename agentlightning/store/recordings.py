@@ -13,9 +13,9 @@ from agentlightning.types import ConflictError
 
 from . import operations
 from .ledger import Ledger
-from .operations import AttemptedRow, new_attempt, new_rollouts
+from .operations import AttemptedRow, Pair, new_attempt, new_rollouts
 from .replies import Form, Reply, read_reply, write_reply
-from .rows import Draft, ResourcesRow, RolloutRow
+from .rows import AttemptRow, Draft, ResourcesRow, RolloutRow
 
 DEQUEUE: Final = "dequeue_many_rollouts"
 
@@ -72,6 +72,30 @@ def begun(worker_id: str | None) -> Form[AttemptedRow]:
         return _as_begun(operations.require_rollout(ledger, noted[0]), noted, worker_id)
 
     return Form(_note_attempt, read)
+
+
+def changed(rollout_id: str) -> Form[Pair]:
+    """Of `operations.update_rollout`. Who asks again sees the rollout as it is now."""
+
+    def note(pair: Pair) -> Any:
+        return True
+
+    def read(ledger: Ledger, noted: Any) -> Pair:
+        return operations.require_pair(ledger, rollout_id)
+
+    return Form(note, read)
+
+
+def changed_attempt(rollout_id: str) -> Form[AttemptRow]:
+    """Of `operations.update_attempt` of the latest attempt: which that was. It comes as it is now."""
+
+    def note(attempt: AttemptRow) -> Any:
+        return attempt.attempt_id
+
+    def read(ledger: Ledger, noted: Any) -> AttemptRow:
+        return operations.require_attempt(ledger, operations.require_rollout(ledger, rollout_id), noted)
+
+    return Form(note, read)
 
 
 def written(resources: str) -> Form[ResourcesRow]:

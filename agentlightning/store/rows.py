@@ -34,6 +34,8 @@ from agentlightning.types import (
 
 from .codec import decode, encode
 
+LARGEST_SEQUENCE_ID: Final = 2**53
+"""Far from the end of a 64-bit column, so that one span's number can't leave the rollout without numbers."""
 _RESOURCES: Final[TypeAdapter[NamedResources]] = TypeAdapter(NamedResources)
 _EVENTS: Final[TypeAdapter[list[Event]]] = TypeAdapter(list[Event])
 _LINKS: Final[TypeAdapter[list[Link]]] = TypeAdapter(list[Link])
@@ -205,10 +207,12 @@ def span_row(span: Span) -> SpanRow:
 
     Raises:
         TypeError: an attribute or the resource can't be JSON.
-        ValueError: `sequence_id` is negative.
+        ValueError: `sequence_id` is negative or too large.
     """
-    if span.sequence_id < 0:
-        raise ValueError(f"`sequence_id` of a span is {span.sequence_id}; give 1 or more, or 0 to have it numbered")
+    if not 0 <= span.sequence_id <= LARGEST_SEQUENCE_ID:
+        raise ValueError(
+            f"`sequence_id` of a span is {span.sequence_id}; give 1 to {LARGEST_SEQUENCE_ID}, or 0 to have it numbered"
+        )
     status = span.status
     return SpanRow(
         span.rollout_id,

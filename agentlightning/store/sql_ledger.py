@@ -7,16 +7,18 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import Dialect, and_, any_, false, func, literal, or_, select
+from sqlalchemy import BigInteger, Dialect, and_, any_, bindparam, false, func, or_, select
 from sqlalchemy.dialects import postgresql
 
 from .ledger import Effects, Ledger, SpanKey
 from .query import Filter, Kind, Page, Query
 from .rows import AttemptRow, ResourcesRow, RolloutRow, SpanRow, WorkerRow
 from .schema import Text, attempts, resources, rollouts, spans, workers
-from .statements import Statement, Statements, Values, ready, row_columns
+from .statements import Statement, Statements, Values, prepared, row_columns
 
 R = TypeVar("R")
+QUERIES_KEPT: Final = 256
+"""Shapes of queries whose statements stay compiled: to compile them takes ten times as long as to run them."""
 
 
 class Cursor(Protocol):
@@ -55,6 +57,7 @@ class SqlLedger(Ledger):
         self._cursor = cursor
         self._dialect = dialect
         self._do = Statements(dialect)
+        self._queries: dict[tuple[Any, ...], tuple[Statement, Statement]] = {}
 
     # -- rollouts and the queue -------------------------------------------------------------------------------------
 
@@ -196,46 +199,60 @@ class SqlLedger(Ledger):
     # -- the rest ---------------------------------------------------------------------------------------------------
 
     def query(self, query: Query) -> Page[Any]:
-        table, make = _TABLES[query.kind]
-        conditions = self._conditions(query, table)
-        found = select(*row_columns(table)).where(*conditions).order_by(*_order(query, table))
-        paged = query.limit != -1 or query.offset > 0
-        if paged:
-            # Every dialect has LIMIT, some have no OFFSET without it.
-            found = found.limit(2**62 if query.limit == -1 else query.limit).offset(query.offset)
-        rows = [make(row) for row in self._rows(*self._ready(found))]
-        if not paged:
-            return Page(rows, len(rows))
-        count = select(func.count()).select_from(table).where(*conditions)
-        return Page(rows, self._rows(*self._ready(count))[0][0])
+        shape = _shape(query)
+        statements = self._queries.get(shape)
+        if statements is None:
+            statements = self._queries[shape] = self._prepare(query)
+            if len(self._queries) > QUERIES_KEPT:
+                del self._queries[next(iter(self._queries))]
+        found, count = statements
+        values = self._values(query)
+        rows = [_TABLES[query.kind][1](row) for row in self._rows(found, found.bind(**values))]
+        # The end of what matches was seen, unless the page is full or begins beyond it.
+        if len(rows) != query.limit and (rows or query.offset == 0):
+            return Page(rows, query.offset + len(rows))
+        return Page(rows, self._rows(count, count.bind(**values))[0][0])
 
     def counts(self) -> dict[str, int]:
         kinds = [*(f"total_{kind}" for kind in _TABLES), "queued_rollouts"]
         return dict(zip(kinds, [row[0] for row in self._rows(self._do.counts, ())], strict=True))
 
-    def _conditions(self, query: Query, table: Any) -> list[Any]:
-        conditions = [table.c[field] == value for field, value in query.scope.items()]
-        filters = [self._condition(filter_, table) for filter_ in query.filters]
+    def _prepare(self, query: Query) -> tuple[Statement, Statement]:
+        """The page and the count of queries of this shape; `_values` are their parameters."""
+        table = _TABLES[query.kind][0]
+        conditions = [table.c[field] == bindparam(f"scope_{field}") for field in query.scope]
+        filters = [self._condition(filter_, f"filter_{n}", table) for n, filter_ in enumerate(query.filters)]
         if filters:
             conditions.append(and_(*filters) if query.logic == "and" else or_(false(), *filters))
-        return conditions
+        found = select(*row_columns(table)).where(*conditions).order_by(*_order(query, table))
+        if _paged(query):
+            found = found.limit(bindparam("limit", type_=BigInteger)).offset(bindparam("offset", type_=BigInteger))
+        count = select(func.count()).select_from(table).where(*conditions)
+        return prepared(found, self._dialect), prepared(count, self._dialect)
 
-    def _condition(self, filter_: Filter, table: Any) -> Any:
+    def _condition(self, filter_: Filter, name: str, table: Any) -> Any:
         column = table.c[filter_.field]
         sqlite = self._dialect.name == "sqlite"
         if filter_.test == "in":
             # One parameter however many values there are: databases take some ten thousands at most.
-            values = list(filter_.value)
             if sqlite:
-                return column.in_(select(func.json_each(json.dumps(values)).table_valued("value").c.value))
-            return column == any_(literal(values, postgresql.ARRAY(Text)))
+                return column.in_(select(func.json_each(bindparam(name)).table_valued("value").c.value))
+            return column == any_(bindparam(name, type_=postgresql.ARRAY(Text)))
         # LIKE takes no account of case in SQLite.
         position = func.instr if sqlite else func.strpos
-        return position(column, filter_.value) > 0
+        return position(column, bindparam(name, type_=Text)) > 0
 
-    def _ready(self, clause: Any) -> tuple[Statement, Values]:
-        statement = ready(clause, self._dialect)
-        return statement, statement.bind()
+    def _values(self, query: Query) -> dict[str, Any]:
+        # Every dialect has LIMIT, some have no OFFSET without it.
+        values: dict[str, Any] = {"limit": 2**62 if query.limit == -1 else query.limit, "offset": query.offset}
+        for field, value in query.scope.items():
+            values[f"scope_{field}"] = value
+        for n, filter_ in enumerate(query.filters):
+            value = filter_.value
+            if filter_.test == "in":
+                value = json.dumps(list(value)) if self._dialect.name == "sqlite" else list(value)
+            values[f"filter_{n}"] = value
+        return values
 
     def _lock(self, kind: str, name: str) -> None:
         """Hold others who lock the same, until the transaction ends. Two names may share a lock: that costs time."""
@@ -262,6 +279,16 @@ class SqlLedger(Ledger):
     def _write_many(self, statement: Statement, rows: Sequence[Values]) -> None:
         self.wrote = True
         self._cursor.executemany(statement.sql, rows)
+
+
+def _paged(query: Query) -> bool:
+    return query.limit != -1 or query.offset > 0
+
+
+def _shape(query: Query) -> tuple[Any, ...]:
+    """All that the text of its statements depends on: everything but the values."""
+    tests = tuple((filter_.field, filter_.test) for filter_ in query.filters)
+    return query.kind, tuple(query.scope), tests, query.logic, query.sort_by, query.sort_order, _paged(query)
 
 
 def _order(query: Query, table: Any) -> list[Any]:

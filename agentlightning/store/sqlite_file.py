@@ -73,7 +73,7 @@ class SqliteFile:
             for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"wal_autocheckpoint={CHECKPOINT_PAGES}"):
                 cursor.execute(f"PRAGMA {pragma}")
             ledger = SqlLedger(cursor, sqlite.dialect())
-            self.begin(patient=True)
+            self._begin()
             version = _make_tables(cursor)
             self.commit(Effects(), wrote=True)
         except sqlite3.OperationalError:
@@ -94,6 +94,13 @@ class SqliteFile:
         """The machine's clock will do."""
 
     def begin(self, *, patient: bool) -> None:
+        try:
+            self._begin()
+        except sqlite3.Error as error:
+            # For all of the group: one after the other would wait for the same lock as long again.
+            raise self.explained(error) from error
+
+    def _begin(self) -> None:
         # At once for writing: a transaction that begins as a reader can't always become a writer.
         self._connection.execute("BEGIN IMMEDIATE")
 
@@ -155,6 +162,7 @@ def _lock(path: Path) -> sqlite3.Connection:
     The lock is a transaction that is left open on a database of its own: SQLite's locks work on every platform, within
     one process too, and are not inherited by `fork`. The file says who holds it.
     """
+    path = path.resolve()  # one lock for a file, whichever link it is opened by
     lock_path = path.with_name(path.name + ".lock")
     lock = sqlite3.connect(lock_path, timeout=0, isolation_level=None, check_same_thread=False)
     try:

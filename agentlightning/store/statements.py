@@ -58,11 +58,6 @@ def prepared(clause: ClauseElement, dialect: Dialect, columns: Sequence[str] | N
     return _statement(clause.compile(dialect=dialect, column_keys=columns))
 
 
-def ready(clause: ClauseElement, dialect: Dialect) -> Statement:
-    """A statement that holds its parameters."""
-    return _statement(clause.compile(dialect=dialect, compile_kwargs={"render_postcompile": True}))
-
-
 def _statement(compiled: Any) -> Statement:
     return Statement(str(compiled), tuple(compiled.positiontup or ()), dict(compiled.params))
 
@@ -92,6 +87,9 @@ class Statements:
             # With its rollout: who changes a rollout locks that first, and then its place in the queue.
             first = first.join(rollouts, rollouts.c.rollout_id == queue.c.rollout_id)
             first = first.with_for_update(skip_locked=True, of=[rollouts, queue])
+            # As a CTE it runs once. A subquery may run for each row of the queue (small tables, nested loops), and each
+            # run skips what the one before took: more rows than `limit` would go.
+            first = select(first.cte("first").c.ordinal)
         self.enqueue = prepare(_insert(queue), ("rollout_id",))
         self.unqueue = prepare(delete(queue).where(queue.c.rollout_id == bindparam("rollout_id")))
         self.take_queued = prepare(

@@ -28,7 +28,7 @@ class Wait:
         self.pending = set(self.rollout_ids or ())
         self.fired = False
         self.seen = False
-        """Whether the coroutine has looked at the store since it was fired. It says so itself."""
+        """Whether the coroutine has begun to look at the store after it was fired. It says so itself."""
 
     def fire(self) -> bool:
         """Wake the coroutine, from any thread; false if its loop is gone. Called under the lock of `Waits`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 import orjson
@@ -34,6 +35,8 @@ from agentlightning.types import (
 from .codec import encode
 
 T = TypeVar("T")
+_PLAIN: Final = frozenset({str, bool, int})
+"""Types of attributes that orjson writes right or refuses, so that they need no pass of their own."""
 
 
 # -- writing --------------------------------------------------------------------------------------------------------
@@ -96,19 +99,21 @@ def dump_config(config: RolloutConfig) -> orjson.Fragment:
 
 def dump_span(span: Span) -> bytes:
     call, resource = span.token_call, span.resource
-    return orjson.dumps(
-        {
-            **span.__dict__,
-            "attributes": raw("attributes", span.attributes),
-            "status": span.status.__dict__,
-            "events": [{**event.__dict__, "attributes": raw("events", event.attributes)} for event in span.events],
-            "links": [dump_link(link) for link in span.links],
-            "resource": {"attributes": raw("resource", resource.attributes), "schema_url": resource.schema_url},
-            "token_call": None if call is None else base64.b64encode(call.to_bytes()).decode(),
-            "context": None,
-            "parent": None,
-        }
-    )
+    fields = {
+        **span.__dict__,
+        "status": span.status.__dict__,
+        "events": [{**event.__dict__, "attributes": raw("events", event.attributes)} for event in span.events],
+        "links": [dump_link(link) for link in span.links],
+        "resource": {"attributes": raw("resource", resource.attributes), "schema_url": resource.schema_url},
+        "token_call": None if call is None else base64.b64encode(call.to_bytes()).decode(),
+        "context": None,
+        "parent": None,
+    }
+    if _PLAIN.issuperset(map(type, span.attributes.values())):
+        with suppress(TypeError):  # a long integer or a lone surrogate
+            return orjson.dumps(fields)
+    fields["attributes"] = raw("attributes", span.attributes)
+    return orjson.dumps(fields)
 
 
 def dump_link(link: Link) -> dict[str, Any]:

@@ -120,7 +120,8 @@ class Writer:
         except asyncio.CancelledError:
             # Cancelled between the answer and its arrival here; earlier cancellations are seen by `_answer`.
             if undo is not None and not future.cancelled() and future.exception() is None:
-                self._put(Job(undo(future.result()), None, None, None))
+                with contextlib.suppress(StoreClosedError):  # closed meanwhile: the rollout stays with its attempt
+                    self._put(Job(undo(future.result()), None, None, None))
             raise
 
     async def close(self) -> None:

@@ -181,6 +181,10 @@ _processor = _ToAttempt()
 
 @lru_cache(maxsize=1)
 def _provider() -> TracerProvider:
+    # Its locks have to be free when OpenTelemetry uses it in a process that an agent forks. Handlers of forks run in
+    # the order in which they came, and that of a provider would wait for ever for one that came later.
+    import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
     unlimited = SpanLimits(max_span_attributes=SpanLimits.UNSET, max_span_attribute_length=SpanLimits.UNSET)
     resource = Resource({LightningResourceAttributes.TRACER_NAME.value: OtelTracer.__name__})
     provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, span_limits=unlimited, shutdown_on_exit=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentlightning.algorithm.base import Algorithm
@@ -12,7 +13,7 @@ from agentlightning.env_var import LightningEnvVar
 from agentlightning.execution.base import ExecutionStrategy
 from agentlightning.store.base import LightningStore
 from agentlightning.tracer import Tracer
-from agentlightning.types import ConfigError
+from agentlightning.types import ConfigError, Hook
 
 from .components import ComponentSpec, build_component
 from .registry import ExecutionStrategyRegistry
@@ -65,6 +66,29 @@ def make_strategy(spec: ComponentSpec[ExecutionStrategy], n_runners: int | None,
         else:
             logger.warning("`port` is for a strategy that serves the store; a `%s` does not", type(made).__name__)
     return made
+
+
+def make_store(spec: ComponentSpec[LightningStore]) -> LightningStore | None:
+    """`None`: `fit` and `dev` choose. A text may be an address, a database or a file as well."""
+    if isinstance(spec, str):
+        if spec.startswith(("http://", "https://")):
+            from agentlightning.store.client_server import LightningStoreClient
+
+            return LightningStoreClient(spec)
+        if "://" in spec or spec.endswith((".sqlite", ".db")) or os.sep in spec:
+            from agentlightning.store.sql import SqlLightningStore
+
+            return SqlLightningStore(spec)
+    return build_component(spec, expected_type=LightningStore, spec_name="store", allow_none=True)
+
+
+def make_hooks(hooks: Hook | Sequence[Hook] | None) -> tuple[Hook, ...]:
+    """Raises `ConfigError` for what is no hook."""
+    found: tuple[Any, ...] = () if hooks is None else tuple(hooks) if isinstance(hooks, Sequence) else (hooks,)
+    for hook in found:
+        if not isinstance(hook, Hook):
+            raise ConfigError(f"`hooks` holds a {type(hook).__name__}; give objects of subclasses of `agl.Hook`")
+    return found
 
 
 def otel_tracer() -> Tracer:

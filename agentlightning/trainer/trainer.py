@@ -7,7 +7,7 @@ strategy's; both sides meet in the store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +22,17 @@ from agentlightning.types import AgentLightningError, ConfigError, Dataset, Data
 
 from .bundle import AgentRunnerBundle
 from .components import ComponentSpec, build_component
-from .parts import deprecated, make_adapter, make_algorithm, make_llm_proxy, make_strategy, otel_tracer, renamed
+from .parts import (
+    deprecated,
+    make_adapter,
+    make_algorithm,
+    make_hooks,
+    make_llm_proxy,
+    make_store,
+    make_strategy,
+    otel_tracer,
+    renamed,
+)
 from .run_dir import default_run_dir, discard_empty_run, open_run, read_config, write_config
 
 if TYPE_CHECKING:
@@ -96,15 +106,15 @@ class Trainer:
         n_runners = renamed("n_workers", n_workers, "n_runners", n_runners)
         max_rollouts = renamed("max_tasks", max_tasks, "max_rollouts", max_rollouts)
         adapter = renamed("triplet_exporter", triplet_exporter, "adapter", adapter)
-        counts = {
+        counts: dict[str, Any] = {
             "n_runners": n_runners,
             "max_concurrency": max_concurrency,
             "max_rollouts": max_rollouts,
             "max_iterations": max_iterations,
         }
         for name, value in counts.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"`{name}` must be at least 1, got {value}")
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"`{name}` must be at least 1, got {value!r}")
         self.agent = agent
         self.max_concurrency = max_concurrency
         self.max_rollouts = max_rollouts
@@ -112,14 +122,12 @@ class Trainer:
         self.initial_resources = initial_resources
         self.port = port
         self.daemon = daemon
-        self.hooks: tuple[Hook, ...] = (
-            () if hooks is None else tuple(hooks) if isinstance(hooks, Sequence) else (hooks,)
-        )
+        self.hooks = make_hooks(hooks)
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.algorithm = make_algorithm(algorithm)
         self.strategy = make_strategy(strategy, n_runners, port)
         self.n_runners = self.strategy.n_runners
-        self.store = build_component(store, expected_type=LightningStore, spec_name="store", allow_none=True)
+        self.store = make_store(store)
         self.tracer = build_component(tracer, expected_type=Tracer, spec_name="tracer", default_factory=otel_tracer)
         self.runner: Runner[Any] | None = build_component(
             runner,
@@ -236,9 +244,10 @@ class Trainer:
                 "algorithm's configuration, give the agent a `train_dataset`, or queue rollouts in the store"
             )
         for name, dataset in (("train_dataset", train), ("val_dataset", val)):
-            if dataset is not None and not hasattr(dataset, "__len__"):
+            if isinstance(dataset, (str, bytes, Mapping)) or (dataset is not None and not hasattr(dataset, "__len__")):
                 raise DatasetError(
-                    f"`{name}` is a {type(dataset).__name__}; give a list, or what has a length and rows"
+                    f"`{name}` is a {type(dataset).__name__}; give a list, or what has a length and rows (`agl train` and "
+                    "`data.train_files` read files)"
                 )
             if dataset is not None and len(dataset) == 0:
                 raise DatasetError(f"`{name}` is empty; it needs at least one task")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Literal, TypeVar, overload
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 RolloutMode = Literal["train", "val", "test"]
 RolloutStatus = Literal["queuing", "preparing", "running", "failed", "succeeded", "cancelled", "requeuing"]
@@ -21,7 +21,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class RolloutConfig(BaseModel):
-    """How one rollout may be executed."""
+    """How one rollout may be executed. An unknown field is an error: misspelt, it would do nothing."""
+
+    model_config = ConfigDict(extra="forbid")
 
     timeout_seconds: float | None = Field(default=None, gt=0)
     """Longest time an attempt may take, in seconds; `None`: no limit."""

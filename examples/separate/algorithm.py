@@ -93,4 +93,6 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) != 2:
+        sys.exit("give the store's address: python examples/separate/algorithm.py http://127.0.0.1:4747")
+    main(sys.argv[1])

@@ -54,6 +54,14 @@ class Formal(agl.LitAgent):
 formal = Formal()
 
 
+class Unsaid(agl.LitAgent):
+    def rollout(self, task, resources, rollout):
+        return 1.0
+
+
+unsaid = Unsaid()
+
+
 def plain(task):
     return 1.0
 '''

@@ -54,6 +54,7 @@ def test_a_model_on_the_native_engine(agl: Any, model: Path) -> None:
     ("arguments", "expected"),
     [
         (("agents:chatty", "--tasks", "sums.jsonl"), "needs a model: `--llm-endpoint URL --model NAME`"),
+        (("agents:unsaid", "--tasks", "sums.jsonl"), "its class says `needs_resources = False`"),
         (("agents:chatty", "--tasks", "sums.jsonl", "--model", "m"), "go together"),
         (("agents:chatty", "--tasks", "sums.jsonl", "--llm-endpoint", "http://x/v1"), "go together"),
         (

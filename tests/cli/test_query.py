@@ -187,6 +187,13 @@ def test_watch_asks_again(agl: Any, filled: tuple[Path, dict[str, Any]]) -> None
         (("spans", "--store", "{run}"), "needs the id of a rollout"),
         (("workers", "ro-1", "--store", "{run}"), "takes no rollout id"),
         (("rollouts", "--sort", "colour", "--store", "{run}"), "`sort_by` is 'colour'"),
+        (("rollouts", "--store", "http://127.0.0.1:99999"), "`--store http://127.0.0.1:99999` names no host and port"),
+        (("rollouts", "--store", "ftp://127.0.0.1:1"), "`--store ftp://127.0.0.1:1`: `url_or_path` names"),
+        (("spans", "ro-nope", "--store", "{run}"), "there is no rollout `ro-nope`"),
+        (("rollouts", "ro-nope", "--store", "{run}"), "there is no rollout `ro-nope`"),
+        (("workers", "--status", "failed", "--store", "{run}"), "`--status` is 'failed'; give one of idle, busy"),
+        (("resources", "--status", "failed", "--store", "{run}"), "takes no `--status`; rollouts and workers do"),
+        (("rollouts", "--attempt", "all", "--store", "{run}"), "takes no `--attempt`; spans do"),
     ],
 )
 def test_what_cannot_work_is_one_error(

@@ -75,7 +75,7 @@ async def test_it_works_and_ends_with_the_store(tmp_path: Path, server: Lightnin
     with agl_runner(tmp_path, server.endpoint, "--processes", "2", "--concurrency", "2") as process:
         done = await server.wait_for_rollouts(rollout_ids=[q.rollout_id for q in queued], timeout=60)
         assert [d.status for d in done] == ["succeeded"] * 6
-        await server.stop()
+        server.end_waits()
         code, err = await ended(process)
     assert code == 0, err
     assert "Traceback" not in err

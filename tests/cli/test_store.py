@@ -173,6 +173,7 @@ def test_the_module_is_the_command(agl: Any) -> None:
     [
         (("no/such/directory/store.sqlite",), "`no/such/directory` doesn't exist"),
         (("agents.py",), "is no SQLite database"),
+        ((".",), "`.` is a directory; give a file, as `store.sqlite`"),
         (("--host", "0.0.0.0"), "needs a `token`"),
         (("--memory", "kept.sqlite"), "`--memory` keeps nothing in `kept.sqlite`"),
         (("--backend", "mongo"), "`--backend mongo` is not built"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import io
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import psutil
 import pytest
 
 import agentlightning as agl
+from agentlightning.execution import ThreadingEvent, child
 from agentlightning.execution.supervisor import RunnerProcessError
 
 from .runs import RETRY, run
@@ -75,6 +77,36 @@ def test_without_retries_the_rollouts_of_a_killed_process_fail_and_the_run_goes_
     assert "about to crash in C" in metadata["error"]["traceback"]
     assert "Segmentation fault" in metadata["error"]["traceback"]
     assert "in agent" in metadata["error"]["traceback"]
+
+
+def test_an_agent_that_exits_with_0_has_not_finished_the_work_of_its_process(tmp_path: Path):
+    exited = tmp_path / "exited"
+
+    @agl.rollout
+    def agent(task: int) -> float:
+        if task == 1 and not exited.exists():
+            exited.touch()
+            os._exit(0)
+        return float(task)
+
+    found = run(agent, [0, 1, 2], tmp_path, config=RETRY)
+    assert found.rewards == [0.0, 1.0, 2.0]
+    assert statuses(found.attempts) == [["succeeded"], ["unresponsive", "succeeded"], ["succeeded"]]
+    metadata = found.attempts[1][0].metadata
+    assert metadata is not None
+    assert "exited with 0 before the agent finished" in metadata["error"]["message"]
+
+
+def test_a_process_shows_now_and_then_that_it_works(monkeypatch: pytest.MonkeyPatch):
+    """So a process that crashes again and again does not end a run in which others finish rollouts."""
+    reports = io.BytesIO()
+    monkeypatch.setattr(child, "REPORT_S", 1000.0)
+    host = child.ChildHost("here-1-0", reports, ThreadingEvent())
+    for attempt_id in ("at-1", "at-2"):
+        host.ended(attempt_id)
+    monkeypatch.setattr(child, "REPORT_S", 0.0)
+    host.ended("at-3")
+    assert reports.getvalue() == b"ended at-1\nended at-3\n"
 
 
 def test_processes_that_always_crash_end_the_run_with_what_they_said(tmp_path: Path):
@@ -158,6 +190,25 @@ def test_a_hung_agent_times_out_and_its_process_is_gone(tmp_path: Path, function
     assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).ppid() == os.getpid()]
 
 
+class SlowStore(agl.Hook):
+    """Stands for a store that takes its time after the agent has finished."""
+
+    async def on_trace_end(self, *, rollout: Any, **_: Any) -> None:
+        if rollout.input == 0:
+            await asyncio.sleep(5.0)
+
+
+def test_a_process_that_waits_for_its_store_beyond_the_timeout_does_not_hang(tmp_path: Path):
+    @agl.rollout
+    async def agent(task: int) -> float:
+        return float(task)
+
+    config = agl.RolloutConfig(timeout_seconds=1.0)
+    found = run(agent, [0, 1], tmp_path, config=config, hooks=SlowStore())
+    assert statuses(found.attempts) == [["timeout"], ["succeeded"]]
+    assert found.attempts[0][0].worker_id == found.attempts[1][0].worker_id
+
+
 # -- the end of the parent ------------------------------------------------------------------------------------------
 
 PARENT = """
@@ -174,6 +225,19 @@ def sync_agent(task):
     print("child", os.getpid(), flush=True)
     time.sleep(1000)
 
+def load(pid):
+    print("child", os.getpid(), flush=True)
+    time.sleep(1000)
+
+class TakesLongToLoad(agl.LitAgent):
+    needs_resources = False
+
+    def __reduce__(self):
+        return load, (os.getpid(),)
+
+    def rollout(self, task, resources, rollout):
+        return 1.0
+
 @agl.algo
 async def wait(store, train_dataset):
     ids = [(await store.enqueue_rollout(task)).rollout_id for task in train_dataset]
@@ -181,7 +245,7 @@ async def wait(store, train_dataset):
 
 from agentlightning.execution import ClientServerExecutionStrategy
 strategy = ClientServerExecutionStrategy(n_runners=2, graceful_timeout=1.0)
-which = {"async": agent, "sync": sync_agent}[sys.argv[1]]
+which = {"async": agent, "sync": sync_agent, "loading": TakesLongToLoad()}[sys.argv[1]]
 agl.Trainer(algorithm=wait, strategy=strategy, run_dir="run").fit(which, [1, 2])
 """
 
@@ -209,7 +273,7 @@ def start_parent(tmp_path: Path, kind: str) -> tuple[subprocess.Popen[str], list
     return parent, [int(line.split()[1]) for line in said_by_children], said
 
 
-@pytest.mark.parametrize("kind", ["async", "sync"])
+@pytest.mark.parametrize("kind", ["async", "sync", "loading"])
 def test_children_do_not_outlive_a_killed_parent(tmp_path: Path, kind: str):
     parent, children, _ = start_parent(tmp_path, kind)
     parent.kill()

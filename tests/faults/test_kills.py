@@ -20,13 +20,22 @@ async def test_killed_processes(victim: str, fault_home: str, tmp_path: Path) ->
         store, runners = world.start_store(), world.start_runners()
         everything: list[str] = []
         for _ in range(ROUNDS):
-            ids = await world.enqueue(6)
+            ids = await world.enqueue(6, seconds=0.1)  # still under way then
             everything += ids
             await asyncio.sleep(moments.uniform(0, 0.25))
             kill(await child_of(store if victim == "server" else runners, moments))
             await world.publish()
             await world.ended(ids)
         await world.check(everything)
+        if victim == "runner":
+            lost = [
+                attempt
+                for rollout_id in everything
+                for attempt in await world.client.query_attempts(rollout_id)
+                if attempt.status == "unresponsive"
+            ]
+            told = [attempt for attempt in lost if "RunnerDied" in str(attempt.metadata)]
+            assert told or not lost, "no parent of a killed runner said what became of its attempts"
 
 
 async def test_killed_database(mortal_postgres: PostgresServer, tmp_path: Path) -> None:

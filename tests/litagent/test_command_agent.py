@@ -297,6 +297,8 @@ async def test_the_end_of_its_output_is_kept_and_no_more():
         (("x", {"warm": True, "reward_from_exit": True}), "exclude each other"),
         (("x", {"warm": True, "input_map": {"A": "a"}}), "exclude each other"),
         (("x", {"grace": -1}), "`grace` must be 0 or more"),
+        (("x", {"env": {"N": 1}}), "`env` has 'N': 1; give both as text"),
+        (("x", {"input_map": {"Q": 0}}), "`input_map` has 'Q': 0; give both as text"),
     ],
 )
 def test_what_cannot_work(arguments: tuple[Any, ...], expected: str):

@@ -27,6 +27,7 @@ from agentlightning.types import (
     RolloutConfig,
     Span,
     SpanCoreFields,
+    StoreClosedError,
     StoreUnavailableError,
 )
 
@@ -756,12 +757,37 @@ async def test_a_store_that_closes_under_an_agent_ends_both(store: InMemoryLight
         return 1.0
 
     await store.enqueue_rollout(1)
-    with new_runner(max_concurrency=2).run_context(agent=agent, store=store) as runner:
+    with new_runner(max_concurrency=2, heartbeat_interval=0.01).run_context(agent=agent, store=store) as runner:
         work = asyncio.create_task(runner.iter())
         await asyncio.wait_for(started.wait(), 30)
         await store.close()
         await asyncio.wait_for(work, 30)
     assert cancelled.is_set()
+
+
+async def test_a_store_that_gives_no_more_work_still_gets_the_results(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+):
+    """A server that is about to stop answers waiting requests with `StoreClosedError`, and others as ever."""
+    release = asyncio.Event()
+    dequeue = store.dequeue_many_rollouts
+
+    @rollout
+    async def agent(task: Any) -> float:
+        await release.wait()
+        return 1.0
+
+    async def once(*args: Any, **options: Any) -> Any:
+        if taken := await dequeue(limit=1, worker_id="Worker-0"):
+            return taken
+        asyncio.get_running_loop().call_later(0.05, release.set)
+        raise StoreClosedError("the store closes")
+
+    monkeypatch.setattr(store, "dequeue_many_rollouts", once)
+    queued = await store.enqueue_rollout(1)
+    with new_runner(max_concurrency=2).run_context(agent=agent, store=store) as runner:
+        await asyncio.wait_for(runner.iter(), 30)
+    assert (await store.get_rollout_by_id(queued.rollout_id)).status == "succeeded"  # type: ignore[union-attr]
 
 
 async def test_a_store_that_can_not_be_reached_ends_the_runner_with_its_error(

@@ -16,11 +16,14 @@ from aiohttp import web
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.store.client_server import LightningStoreClient, LightningStoreServer
 from agentlightning.types import (
+    AttemptedRollout,
+    ConfigError,
     ConflictError,
     EnqueueRolloutRequest,
     LeaseLostError,
     NotFoundError,
     Rollout,
+    RolloutConfig,
     StoreClosedError,
     StoreUnavailableError,
 )
@@ -453,3 +456,99 @@ async def test_a_taken_rollout_is_what_the_store_has():
         await client.enqueue_many_rollouts([EnqueueRolloutRequest(input={"n": float("inf")}, metadata={"é": "ü"})])
         got = await taken(client, "w")
         assert got == await server.get_rollout_by_id(got.rollout_id)
+
+
+class EndsBetween(InMemoryLightningStore):
+    """Whoever looks for open rollouts sees them end just before."""
+
+    ending: AttemptedRollout | None = None
+
+    async def rollout_rows(self, query: Any) -> Any:
+        if self.ending is not None:
+            rollout, self.ending = self.ending, None
+            await self.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="succeeded")
+        return await super().rollout_rows(query)
+
+
+async def test_what_ends_between_two_requests_of_a_wait_is_not_left_out():
+    home = EndsBetween()
+    server = LightningStoreServer(home)
+    await server.start()
+    client = LightningStoreClient(server.endpoint, request_timeout=0.5)
+    rollout = home.ending = await client.start_rollout(1)
+    ended = await asyncio.wait_for(client.wait_for_rollouts(rollout_ids=[rollout.rollout_id]), FOREVER)
+    assert [each.rollout_id for each in ended] == [rollout.rollout_id]
+    await client.close()
+    await server.close()
+
+
+async def test_what_an_unanswered_dequeue_took_is_given_back_by_the_next_one():
+    cut = True
+
+    async def lose_the_answer(request: web.Request) -> web.StreamResponse | None:
+        if cut and request.path.endswith("/dequeue"):
+            async with aiohttp.request(
+                "POST", server.endpoint + request.path, data=await request.read(), headers=dict(request.headers)
+            ) as done:
+                assert done.status == 200
+            return web.Response(status=502)
+        return None
+
+    async with served() as (server, _), in_front(server, lose_the_answer) as address:
+        client = LightningStoreClient(address, retry_delays=(0.01,))
+        rollout = await client.enqueue_rollout(1)
+        with pytest.raises(StoreUnavailableError):
+            await client.dequeue_rollout("w")
+        cut = False
+        again = await client.dequeue_rollout("w")
+        assert again is not None
+        assert (again.rollout_id, again.attempt.sequence_id) == (rollout.rollout_id, 1)
+        await client.close()
+
+
+async def test_an_empty_answer_to_joined_calls_is_a_failure_not_a_wait_for_ever():
+    async def nothing(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=200) if request.path.endswith("/batch") else None
+
+    async with served() as (server, _), in_front(server, nothing) as address:
+        client = LightningStoreClient(address, retry_delays=())
+        calls = [client.get_rollout_by_id(f"ro-{number}") for number in range(8)]
+        got = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), FOREVER)
+        assert any(isinstance(each, StoreUnavailableError) for each in got)
+        await client.close()
+
+
+async def test_a_repeated_request_changes_nothing_that_came_between():
+    """An answer that is lost makes the client ask again, when another worker has the rollout already."""
+    lost: set[str] = set()
+
+    async def lose_the_answer(request: web.Request) -> web.StreamResponse | None:
+        if not lost and request.method == "POST" and "/rollouts/ro-" in request.path:
+            lost.add(request.path)
+            async with aiohttp.request(
+                "POST", server.endpoint + request.path, data=await request.read(), headers=dict(request.headers)
+            ):
+                await server.dequeue_rollout("other")
+            return web.Response(status=502)
+        return None
+
+    async with served() as (server, _), in_front(server, lose_the_answer) as address:
+        client = LightningStoreClient(address, retry_delays=SOON)
+        for number in range(2):
+            lost.clear()
+            rollout = await server.start_rollout(
+                number, config=RolloutConfig(retry_condition=["failed"], max_attempts=9)
+            )
+            if number:
+                await client.update_attempt(rollout.rollout_id, "latest", status="failed")
+            else:
+                await client.update_rollout(rollout.rollout_id, status="queuing")
+            attempts = await server.query_attempts(rollout.rollout_id)
+            assert [attempt.status for attempt in attempts] == ["failed", "preparing"]
+        await client.close()
+
+
+@pytest.mark.parametrize("address", ["foo", "http://", "ftp://a:1", "http://a:99999", "http://a:b"])
+def test_addresses_that_are_none_are_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="`server_address` is"):
+        LightningStoreClient(address)

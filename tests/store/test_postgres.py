@@ -430,3 +430,17 @@ async def test_retention_keeps_the_newest(url: str):
     assert (await store.statistics())["total_spans"] == 2
     assert await status_of(store, ids[4]) == "queuing"
     await store.close()
+
+
+async def test_no_more_are_taken_than_asked_for_whatever_the_planner_does(postgres: PostgresServer):
+    """For tables that it has counted while they held one row, it runs a subquery once for each row."""
+    url = postgres.new_schema()
+    store = SqlLightningStore(url)
+    for count in (1, 2, 3, 5, 30):
+        await enqueue(store, count)
+        assert [len(await store.dequeue_many_rollouts(limit=1)) for _ in range(count)] == [1] * count
+        await enqueue(store, 1)
+        with psycopg.connect(url, autocommit=True) as connection:  # as the autovacuum does some time
+            connection.execute("ANALYZE")
+        await taken(store)
+    await store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -128,3 +129,48 @@ async def test_attempts_of_one_rollout(store: LightningStore):
     newest_first = await store.query_attempts(rollout.rollout_id, sort_order="desc", limit=1)
     assert (newest_first.total, [attempt.sequence_id for attempt in newest_first]) == (2, [2])
     assert (await store.query_attempts("ro-x")).total == 0
+
+
+async def test_numbers_that_no_home_can_count_to_are_refused(store: LightningStore):
+    number = 2**62
+    for call in (
+        lambda: store.query_rollouts(limit=number),
+        lambda: store.query_rollouts(offset=number),
+        lambda: store.dequeue_many_rollouts(limit=number),
+    ):
+        with pytest.raises(ValueError, match=r"`(limit|offset)`"):
+            await call()
+
+
+async def test_times_that_are_no_numbers_are_refused(local_store: LightningStore):
+    rollout = await local_store.start_rollout("task")
+    for call in (
+        lambda: local_store.wait_for_rollouts(rollout_ids=[rollout.rollout_id], timeout=float("nan")),
+        lambda: local_store.dequeue_rollout(timeout=float("nan")),
+        lambda: local_store.update_attempt(
+            rollout.rollout_id, rollout.attempt.attempt_id, last_heartbeat_time=float("nan")
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"`(timeout|last_heartbeat_time)` is nan"):
+            await call()
+
+
+async def test_pages_at_and_beyond_the_end_know_the_total(store: LightningStore):
+    await enqueue(store, 5)
+    for limit, offset, inputs in ((5, 0, [0, 1, 2, 3, 4]), (2, 3, [3, 4]), (3, 3, [3, 4]), (2, 9, []), (-1, 4, [4])):
+        page = await store.query_rollouts(limit=limit, offset=offset)
+        assert ([rollout.input for rollout in page], page.total) == (inputs, 5)
+    assert (await store.query_rollouts(status_in=["failed"], limit=3)).total == 0
+
+
+async def test_more_kinds_of_queries_than_are_kept_ready(local_store: LightningStore):
+    ids = await enqueue(local_store, 3)
+    fields = ["rollout_id", "start_time", "status", "input", "mode", "config", "end_time", "metadata", "resources_id"]
+    filters: dict[str, Any] = {"status_in": ["queuing"], "rollout_id_in": ids, "rollout_id_contains": "ro-"}
+    kinds = list(product(fields, ("asc", "desc"), ("and", "or"), (-1, 2), [None, *filters]))
+    for sort_by, sort_order, logic, limit, filter_ in [*kinds, *kinds[:10]]:
+        given = {} if filter_ is None else {filter_: filters[filter_]}
+        page = await local_store.query_rollouts(
+            sort_by=sort_by, sort_order=sort_order, filter_logic=logic, limit=limit, **given
+        )
+        assert (len(page), page.total) == (3 if limit == -1 else 2, 3)

@@ -180,3 +180,10 @@ async def test_span_filters(store: LightningStore):
     assert await ids(span_id="a2") == ["a2"]
     assert await ids(sort_by="name", sort_order="desc") == ["b1", "a1", "a2"]
     assert await ids(sort_by="parent_id") == ["a1", "a2", "b1"], "no value sorts first"
+
+
+async def test_number_that_would_leave_none_for_later_spans_is_refused(store: LightningStore):
+    rollout = await store.start_rollout("task")
+    with pytest.raises(ValueError, match="`sequence_id`"):
+        await store.add_span(span_of(rollout, sequence_id=2**63 - 1))
+    assert await store.add_span(span_of(rollout)) is not None

@@ -21,7 +21,7 @@ from agentlightning.store.rows import AttemptRow, ResourcesRow, RolloutRow, Span
 from agentlightning.store.schema import metadata
 from agentlightning.store.sql_ledger import SqlLedger
 from agentlightning.store.statements import Statement, Statements, row_columns
-from agentlightning.types import AttemptedRollout, StoreUnavailableError
+from agentlightning.types import AttemptedRollout, StoreInUseError, StoreUnavailableError
 
 from .helpers import (
     LLM_RESOURCES,
@@ -287,3 +287,25 @@ async def test_no_hot_statement_reads_a_whole_table(sqlite: SqlLightningStore):
     # From the front of the queue, as many as are wanted.
     in_order = ["take_queued: SCAN queue"]
     assert await sqlite._run(scans) == in_order  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_a_file_is_in_use_under_all_its_names(tmp_path: Path):
+    store = SqlLightningStore(tmp_path / "store.sqlite")
+    (tmp_path / "link.sqlite").symlink_to(tmp_path / "store.sqlite")
+    with pytest.raises(StoreInUseError):
+        SqlLightningStore(tmp_path / "link.sqlite")
+    await store.close()
+
+
+async def test_those_who_wait_for_a_locked_file_wait_together(tmp_path: Path):
+    store = SqlLightningStore(tmp_path / "store.sqlite", lock_timeout=1.0)
+    other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    calls = [asyncio.create_task(store.enqueue_rollout(number)) for number in range(60)]
+    # A second each would be a minute.
+    refused = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
+    assert {type(each) for each in refused} == {StoreUnavailableError}
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await store.enqueue_rollout("after")).status == "queuing"
+    await store.close()

@@ -207,3 +207,21 @@ async def test_rollout_taken_for_a_caller_who_has_gone_is_given_back(sqlite: Sql
     assert again is not None
     assert (again.rollout_id, again.attempt.sequence_id) == (rollout_id, 1)
     assert (await sqlite.query_attempts(rollout_id)).total == 1
+
+
+async def test_wake_up_that_comes_too_late_for_a_waiter_goes_to_the_next(sqlite: SqlLightningStore):
+    hold = Hold()
+    giving_up = asyncio.create_task(sqlite.dequeue_rollout("w1", timeout=0.2))
+    await asyncio.sleep(0.05)
+    patient = asyncio.create_task(sqlite.dequeue_rollout("w2", timeout=FOREVER))
+    await asyncio.sleep(0.05)
+    holding = asyncio.create_task(sqlite._run(hold))  # pyright: ignore[reportPrivateUsage]
+    await asyncio.to_thread(hold.started.wait)
+    # Its time ends: its last look waits for the writer, and the rollout comes right behind it, in the same group.
+    await asyncio.sleep(0.5)
+    enqueueing = asyncio.create_task(enqueue(sqlite, 1))
+    await asyncio.sleep(0.1)
+    hold.release.set()
+    await asyncio.gather(holding, enqueueing)
+    assert await giving_up is None
+    assert await asyncio.wait_for(patient, FOREVER / 4) is not None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from agentlightning.emitter import emit_reward, find_final_reward, operation
@@ -90,3 +94,32 @@ def test_a_dummy_keeps_nothing():
 def test_there_is_no_langchain_handler(tracer: Tracer, caplog: pytest.LogCaptureFixture):
     assert tracer.get_langchain_handler() is None
     assert "gateway" in caplog.text
+
+
+FORKS = """
+import asyncio, os, time
+import agentlightning as agl
+
+def agent_that_forks():
+    import concurrent.futures.thread  # as every lookup of a host name on an event loop does
+    pid = os.fork()
+    if pid == 0:
+        os._exit(7)
+    for _ in range(1000):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(pid, 9)
+
+async def main():
+    async with agl.OtelTracer().trace_context("first"):
+        assert agent_that_forks() == 7
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_program_that_is_traced_may_fork():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS], check=True, timeout=60)

@@ -236,3 +236,25 @@ def test_a_second_trainer_on_a_live_run_is_refused_and_changes_nothing(tmp_path)
 
     agl.Trainer(algorithm=first, run_dir=tmp_path / "run").fit(length_agent, TASKS)
     assert seen == {"same": True}
+
+
+@pytest.mark.parametrize("tasks", ["tasks.jsonl", {"task": 1}])
+def test_tasks_that_are_no_rows_are_refused(tasks, tmp_path):
+    with pytest.raises(agl.DatasetError, match=r"`train_dataset` is a .*give a list"):
+        agl.Trainer(algorithm=agl.Baseline(), run_dir=tmp_path / "run").fit(length_agent, tasks)
+    assert not (tmp_path / "run").exists()
+
+
+def test_hooks_that_are_none_are_refused():
+    with pytest.raises(agl.ConfigError, match="`hooks` holds a int"):
+        agl.Trainer(hooks=[3])  # type: ignore[list-item]
+
+
+def test_counts_that_are_no_numbers_are_refused():
+    with pytest.raises(agl.ConfigError, match="`n_runners` must be at least 1, got 'x'"):
+        agl.Trainer(n_runners="x")  # type: ignore[arg-type]
+
+
+def test_a_store_may_be_a_text(tmp_path):
+    assert isinstance(agl.Trainer(store="http://127.0.0.1:4747").store, agl.LightningStoreClient)
+    assert isinstance(agl.Trainer(store=str(tmp_path / "a.sqlite")).store, agl.SqlLightningStore)

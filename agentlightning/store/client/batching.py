@@ -70,7 +70,7 @@ class Batcher:
         self._queue.append((request, future))
         return await future
 
-    async def _holding_a_slot(self, request: Request) -> Reply:
+    async def _holding_a_slot(self, request: Request, *, joined: bool = False) -> Reply:
         slot = _Slot()
         self._taken += 1
         timer = self._loop.call_later(HOLD_SECONDS, self._free, slot)
@@ -78,12 +78,20 @@ class Batcher:
             return await self._send(request)
         finally:
             timer.cancel()
-            self._free(slot)
+            self._free(slot, joined)
 
-    def _free(self, slot: _Slot) -> None:
+    def _free(self, slot: _Slot, joined: bool = False) -> None:
         if slot.free:
             return
         slot.free = True
+        if joined or self._queue:
+            # Not at once: callers who get their answers now, and ask again, go together with each other and the queue.
+            # Twice, because their answers reach them in the next round of the loop.
+            self._loop.call_soon(self._loop.call_soon, self._next)
+        else:
+            self._taken -= 1
+
+    def _next(self) -> None:
         self._taken -= 1
         calls: list[tuple[Request, asyncio.Future[Reply]]] = []
         while self._queue and len(calls) < MOST_CALLS:
@@ -113,7 +121,10 @@ class Batcher:
         if len(requests) == 1:
             return [await self._holding_a_slot(requests[0])]
         body = write_calls(Frame(request.method, request.path, request.key, request.body) for request in requests)
-        reply = await self._holding_a_slot(Request("POST", PATH, body))
+        reply = await self._holding_a_slot(Request("POST", PATH, body), joined=True)
         if reply.status != 200:  # of the batch as a whole: no token, too busy, closing
             return [reply] * len(requests)
-        return [Reply(status, answer) for status, answer in read_answers(reply.body)]
+        replies = [Reply(status, answer) for status, answer in read_answers(reply.body)]
+        if len(replies) != len(requests):  # something between us and the server, or it broke off
+            raise ConnectionError(f"{len(requests)} calls got {len(replies)} answers")
+        return replies

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import orjson
 from pydantic import TypeAdapter
@@ -22,6 +22,7 @@ from agentlightning.types import (
     Attempt,
     AttemptedRollout,
     AttemptStatus,
+    ConfigError,
     EnqueueRolloutRequest,
     NamedResources,
     PaginatedResult,
@@ -31,6 +32,7 @@ from agentlightning.types import (
     RolloutMode,
     RolloutStatus,
     Span,
+    StoreUnavailableError,
     TaskInput,
     Worker,
 )
@@ -78,6 +80,9 @@ class LightningStoreClient(LightningStore):
 
     Every method may raise `StoreUnavailableError` once its repetitions are used up, `ConfigError` where the token is
     wrong, and `RuntimeError` where the server failed or is no store.
+
+    Raises:
+        ConfigError: `server_address` is no such address.
     """
 
     def __init__(
@@ -96,10 +101,11 @@ class LightningStoreClient(LightningStore):
             "request_timeout": request_timeout,
             "connection_timeout": connection_timeout,
         }
-        self.server_address_root = server_address.rstrip("/").removesuffix(API)
+        self.server_address_root = _checked(server_address).rstrip("/").removesuffix(API)
         self.server_address = self.server_address_root + API
         self._poll = min(LONGEST_POLL, 0.8 * request_timeout)
         self._releases: set[asyncio.Future[int]] = set()
+        self._unanswered: list[str] = []
         self._transport = Transport(self.server_address_root, **self._settings)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -154,6 +160,7 @@ class LightningStoreClient(LightningStore):
                 return taken
 
     async def _dequeue(self, limit: int, worker_id: str | None, timeout: float) -> Sequence[AttemptedRollout]:
+        await self._release_unanswered()
         body = wire.dump({"limit": limit, "worker_id": worker_id, "timeout": timeout})
         key = _new_key()
         try:
@@ -161,7 +168,21 @@ class LightningStoreClient(LightningStore):
         except asyncio.CancelledError:
             await self._give_back(key)
             raise
+        except StoreUnavailableError:
+            if request_key.get() is None:  # else who asked us will ask again, with the same key
+                self._unanswered.append(key)
+            raise
         return wire.parse(wire.ATTEMPTED_LIST, answer)
+
+    async def _release_unanswered(self) -> None:
+        """Give back what dequeues that failed may have taken: their worker lives, so that no watchdog would."""
+        while self._unanswered:
+            key = self._unanswered.pop()
+            try:
+                await self.release_rollouts(key)
+            except BaseException:
+                self._unanswered.append(key)
+                raise
 
     async def _give_back(self, key: str) -> None:
         """Undo a dequeue that was cancelled and may have taken something, if that can be done soon."""
@@ -199,7 +220,7 @@ class LightningStoreClient(LightningStore):
             changes["config"] = wire.dump_config(config)
         if not isinstance(metadata, Unset):
             changes["metadata"] = wire.raw("metadata", metadata)
-        return wire.parse(wire.ROLLOUT, await self._post(_rollout(rollout_id), wire.dump(changes)))
+        return wire.parse(wire.ROLLOUT, await self._post(_rollout(rollout_id), wire.dump(changes), key=_new_key()))
 
     async def update_attempt(
         self,
@@ -214,7 +235,8 @@ class LightningStoreClient(LightningStore):
         if not isinstance(metadata, Unset):
             changes["metadata"] = wire.raw("metadata", metadata)
         path = f"{_rollout(rollout_id)}/attempts/{_quoted(attempt_id)}"
-        return wire.parse(wire.ATTEMPT, await self._post(path, wire.dump(changes)))
+        key = _new_key() if attempt_id == "latest" else None  # another one may be it when the request is repeated
+        return wire.parse(wire.ATTEMPT, await self._post(path, wire.dump(changes), key=key))
 
     async def query_rollouts(
         self,
@@ -267,8 +289,12 @@ class LightningStoreClient(LightningStore):
             left = self._poll if deadline is None else max(0.0, deadline - time.monotonic())
             body = wire.dump({"rollout_ids": ids, "timeout": min(left, self._poll)})
             done = wire.parse(wire.ROLLOUTS, await self._post("/waits/rollouts", body, alone=True))
-            if len(done) == len(ids) or (deadline is not None and left <= self._poll) or not await self._open(ids):
+            if len(done) == len(ids) or (deadline is not None and left <= self._poll):
                 return done
+            if not await self._open(ids):
+                # What ended between the two requests is not in `done`: nothing more will end, so look once more.
+                body = wire.dump({"rollout_ids": ids, "timeout": 0.0})
+                return wire.parse(wire.ROLLOUTS, await self._post("/waits/rollouts", body))
 
     async def _open(self, ids: list[str]) -> bool:
         """Whether any of these rollouts is there and has not ended."""
@@ -448,3 +474,14 @@ def _given(**fields: Any) -> dict[str, Any]:
 
 def _paging(sort_by: str | None, sort_order: SortOrder, limit: int, offset: int) -> dict[str, Any]:
     return {"sort_by": sort_by, "sort_order": sort_order, "limit": limit, "offset": offset}
+
+
+def _checked(address: str) -> str:
+    url = urlsplit(address)
+    try:
+        good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # the port is no number, or too large
+        good = False
+    if not good:
+        raise ConfigError(f"`server_address` is {address!r}; give the store's URL, as `http://127.0.0.1:4747`")
+    return address

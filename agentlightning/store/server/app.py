@@ -17,12 +17,13 @@ from agentlightning.types import RequestError, StoreClosedError
 from agentlightning.utils.asgi import read_body, shows_key, unless_disconnected
 
 from .api import Api
-from .call import Answer, Call, ClientGone, Route
+from .call import Answer, Call, ClientGone, Route, close_unawaited
 from .errors import answer_of
 from .metrics import Metrics
 from .router import Found
 
 T = TypeVar("T")
+STOPPING = "the store's server is stopping"
 OPEN_PATHS = frozenset({"/v1/agl/health"})
 """Paths that need no token."""
 
@@ -104,16 +105,18 @@ class StoreApp:
 
     async def _wait(self, receive: Receive, work: Awaitable[T]) -> T:
         """`Call.wait`: the result of `work`, unless the client goes away or the server ends first."""
+        if self._closing:
+            # Not begun at all: a home in memory would answer without waiting, and hand out work to the end.
+            close_unawaited(work)
+            raise StoreClosedError(STOPPING)
         task = asyncio.current_task()
         assert task is not None
         self._waiting.add(task)
-        if self._closing:
-            task.cancel()
         try:
             done = await unless_disconnected(receive, _finished(work))
         except asyncio.CancelledError:
             if self._closing and task.uncancel() == 0:
-                raise StoreClosedError("the store's server is stopping") from None
+                raise StoreClosedError(STOPPING) from None
             raise
         finally:
             self._waiting.discard(task)

@@ -30,10 +30,15 @@ class ClientGone(Exception):
     """The client went away while its request waited; there is nobody to answer."""
 
 
-async def refuse_to_wait(work: Awaitable[Any]) -> Any:
-    """`Call.wait` of requests that can't wait."""
+def close_unawaited(work: Awaitable[Any]) -> None:
+    """Let go of work that will not be awaited, without the warning that it never was."""
     if hasattr(work, "close"):
         work.close()  # type: ignore[attr-defined]
+
+
+async def refuse_to_wait(work: Awaitable[Any]) -> Any:
+    """`Call.wait` of requests that can't wait."""
+    close_unawaited(work)
     raise ValueError("`timeout` must be 0 within a batch; send a request that waits by itself")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from agentlightning.types import ConflictError, NotFoundError, RequestError, Span
+from agentlightning.types import RequestError, Span
 
 from ..base import LightningStore
 from .call import JSON, Answer, Call
@@ -83,7 +83,7 @@ async def _store(store: LightningStore, export: ExportTraceServiceRequest) -> tu
     # By attempt: one that was lost must not keep the spans of the others out.
     results = await asyncio.gather(*map(store.add_many_spans, groups.values()), return_exceptions=True)
     for spans, result in zip(groups.values(), results, strict=True):
-        if isinstance(result, (NotFoundError, ConflictError)):
+        if isinstance(result, (ValueError, TypeError)):  # an attempt that is not there or lost, a value that can't be
             rejected, reasons = rejected + len(spans), [*reasons, str(result)]
         elif isinstance(result, BaseException):
             raise result

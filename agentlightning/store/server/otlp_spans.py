@@ -10,6 +10,8 @@ import orjson
 
 from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
 
+from ..rows import LARGEST_SEQUENCE_ID
+
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -63,9 +65,11 @@ def _sequence_id(says: Mapping[str, Any]) -> tuple[int, str]:
     value = says.get(SEQUENCE_ID, 0)
     try:
         number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1
-    return (number, "") if number >= 0 else (0, f"`{SEQUENCE_ID}` is {value!r}; give a whole number from 1, or none")
+    if 0 <= number <= LARGEST_SEQUENCE_ID:
+        return number, ""
+    return 0, f"`{SEQUENCE_ID}` is {value!r}; give a whole number from 1 to {LARGEST_SEQUENCE_ID}, or none"
 
 
 def _status(source: ProtoSpan) -> TraceStatus:

@@ -27,6 +27,8 @@ from .api import Api
 from .app import StoreApp
 from .metrics import Metrics
 
+GOODBYE_S = 0.5
+"""How long `run_forever` serves on at its end, so that runners between two requests hear that there is no more work."""
 MAX_BODY_BYTES = 256 * 1024 * 1024
 TOKEN_VARIABLE = "AGL_STORE_TOKEN"
 _SEVERAL = "For several server processes, start several servers on one PostgreSQL store"
@@ -149,6 +151,8 @@ class LightningStoreServer(LightningStore):
             for number in signals:
                 loop.remove_signal_handler(number)
             stopped.cancel()
+            self.end_waits()
+            await asyncio.sleep(GOODBYE_S)
             await self.stop()
             await done
 

@@ -9,10 +9,13 @@ from pydantic import TypeAdapter
 from agentlightning.types import Span
 
 from ..base import LightningStore
+from ..home import LedgerStore
 from ..ledger_queries import LedgerQueries, spans_query
+from ..rows import SpanRow
 from ..wire import SPAN, SPANS, Page, dump, dump_list, dump_page, dump_span, parse
 from . import bodies
 from .call import NULL, Call, Route
+from .span_rows import read_span_rows
 from .spliced import span_page, spans_by_rollout
 
 _PAIRS = TypeAdapter(list[bodies.NextSequenceId])
@@ -28,11 +31,14 @@ async def add(store: LightningStore, call: Call) -> bytes:
 
 async def add_many(store: LightningStore, call: Call) -> bytes:
     """A list of spans, answered by their numbers only."""
+    if isinstance(store, LedgerStore):
+        rows = read_span_rows(call.body)
+        return dump({"sequence_ids": _numbers(rows, await store.add_span_rows(rows))})
     spans = parse(SPANS, call.body)
     return dump({"sequence_ids": _numbers(spans, await store.add_many_spans(spans))})
 
 
-def _numbers(spans: Sequence[Span], stored: Sequence[Span]) -> list[int | None]:
+def _numbers(spans: Sequence[Span | SpanRow], stored: Sequence[Span | SpanRow]) -> list[int | None]:
     numbers = {(span.rollout_id, span.attempt_id, span.span_id): span.sequence_id for span in stored}
     return [numbers.pop((span.rollout_id, span.attempt_id, span.span_id), None) for span in spans]
 

@@ -130,12 +130,20 @@ async def test_spans_that_cannot_be_stored_are_counted_and_the_others_stored(htt
             json_span(4, ids_of(lost)),
             json_span(5, {**good, "agentlightning.span_sequence_id": "many"}),
             json_span(6, good, spanId=""),
+            json_span(7, {**good, "agentlightning.span_sequence_id": 2**63 - 1}),
         ),
     )
     assert answer.status == 200
-    assert answer.body["partialSuccess"]["rejectedSpans"] == "5"
+    assert answer.body["partialSuccess"]["rejectedSpans"] == "6"
     message = answer.body["partialSuccess"]["errorMessage"]
-    for told in ("no `agentlightning.rollout_id`", "'ro-unknown'", lost.rollout_id, "'many'", "`step 6`"):
+    for told in (
+        "no `agentlightning.rollout_id`",
+        "'ro-unknown'",
+        lost.rollout_id,
+        "'many'",
+        "`step 6`",
+        str(2**63 - 1),
+    ):
         assert told in message
     assert [span.name for span in await client.query_spans(rollout.rollout_id)] == ["step 1"]
     assert (await client.query_spans(lost.rollout_id)).total == 0

@@ -241,3 +241,11 @@ async def test_run_forever_ends_well_on_a_signal(number: int):
     finally:
         child.kill()
         child.wait()
+
+
+async def test_who_would_wait_while_the_server_ends_gets_no_work(server: LightningStoreServer, http: Http):
+    await server.enqueue_rollout("left over")
+    server.end_waits()
+    answer = await http.post(f"{API}/queues/rollouts/dequeue", {"worker_id": "w", "timeout": 5})
+    assert (answer.status, answer.body["error_type"]) == (410, "StoreClosedError")
+    assert (await server.statistics()).get("queued_rollouts") == 1
