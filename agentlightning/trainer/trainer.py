@@ -246,8 +246,8 @@ class Trainer:
         for name, dataset in (("train_dataset", train), ("val_dataset", val)):
             if isinstance(dataset, (str, bytes, Mapping)) or (dataset is not None and not hasattr(dataset, "__len__")):
                 raise DatasetError(
-                    f"`{name}` is a {type(dataset).__name__}; give a list, or what has a length and rows (`agl train` and "
-                    "`data.train_files` read files)"
+                    f"`{name}` is a {type(dataset).__name__}; give a list, or what has a length and rows "
+                    "(`agl train` and `data.train_files` read files)"
                 )
             if dataset is not None and len(dataset) == 0:
                 raise DatasetError(f"`{name}` is empty; it needs at least one task")
