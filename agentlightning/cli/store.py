@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -124,14 +123,3 @@ def _check_tracker(tracker: list[str] | None) -> None:
                 f"`--tracker {name}` is not built; `/v1/prometheus` is always there, and "
                 "`agl query statistics --watch` shows the counts"
             )
-
-
-def shown_home(home: str | None) -> str:
-    """The home for people: a password in a URL is left out."""
-    if home is None:
-        return "memory (gone when this ends)"
-    if "://" not in home:
-        return str(Path(home).resolve())
-    from sqlalchemy import make_url
-
-    return make_url(home).render_as_string(hide_password=True)

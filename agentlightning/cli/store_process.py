@@ -132,12 +132,10 @@ def open_home(settings: Settings) -> LightningStore:
 
 def banner(settings: Settings, url: str) -> str:
     """What is served where, and what to do next."""
-    from .store import shown_home
-
     token = ""
     if settings.token is not None:
         token = "\nset AGL_STORE_TOKEN to the token there first"
-    return f"""store:   {shown_home(settings.home)}
+    return f"""store:   {_shown_home(settings.home)}
 serving: {url}   (interface: {url}/openapi.json, metrics: {url}/v1/prometheus)
 
 next, in other terminals:{token}
@@ -218,3 +216,14 @@ async def _stop(child: asyncio.subprocess.Process, ended: asyncio.Task[int]) -> 
 
 def _how(code: int) -> str:
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+
+def _shown_home(home: str | None) -> str:
+    """The home for people: a password in a URL is left out."""
+    if home is None:
+        return "memory (gone when this ends)"
+    if "://" not in home:
+        return str(Path(home).resolve())
+    from sqlalchemy import make_url
+
+    return make_url(home).render_as_string(hide_password=True)
