@@ -135,7 +135,7 @@ def banner(settings: Settings, url: str) -> str:
     token = ""
     if settings.token is not None:
         token = "\nset AGL_STORE_TOKEN to the token there first"
-    return f"""store:   {_shown_home(settings.home)}
+    return f"""store:   {shown_home(settings.home)}
 serving: {url}   (interface: {url}/openapi.json, metrics: {url}/v1/prometheus)
 
 next, in other terminals:{token}
@@ -218,7 +218,7 @@ def _how(code: int) -> str:
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
 
-def _shown_home(home: str | None) -> str:
+def shown_home(home: str | None) -> str:
     """The home for people: a password in a URL is left out."""
     if home is None:
         return "memory (gone when this ends)"

@@ -197,7 +197,7 @@ def test_what_cannot_work_is_one_error(agl: Any, arguments: tuple[str, ...], exp
 
 
 def test_a_password_is_not_printed() -> None:
-    from agentlightning.cli.store import shown_home
+    from agentlightning.cli.store_process import shown_home
 
     assert "secret" not in shown_home("postgresql://me:secret@db.example/agl")
     assert shown_home("here.sqlite") == str(Path("here.sqlite").resolve())
