@@ -100,6 +100,11 @@ class SqlLightningStore(LedgerStore):
                 raise
             raise explained from error
 
+    async def scan(self) -> None:
+        await super().scan()
+        if isinstance(self._database, SqliteFile):
+            self._database.checkpoint()
+
     async def close(self) -> None:
         await self._watchdog.close()
         await self._writer.close()

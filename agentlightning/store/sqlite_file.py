@@ -19,8 +19,9 @@ from .sql_ledger import SqlLedger
 
 OLDEST_SQLITE: Final = (3, 35, 0)
 """The first with RETURNING."""
-CHECKPOINT_PAGES: Final = 4000
-"""WAL pages (of 4 KiB) between checkpoints; each one costs an fsync, during which nothing is answered."""
+CHECKPOINT_PAGES: Final = 16_000
+"""Pages (of 4 KiB) that the log may hold before the writer itself brings them into the database, during which nothing
+is answered. `checkpoint` has done most of that by then."""
 
 OUTSIDE: Final = {
     sqlite3.SQLITE_BUSY,
@@ -63,6 +64,7 @@ class SqliteFile:
         try:
             self._connection = _connect(path, lock_timeout)
             self.ledger = self._open(path)
+            self._keeper = _connect(path, lock_timeout)
         except BaseException:
             self._lock.close()
             raise
@@ -110,6 +112,10 @@ class SqliteFile:
     def rollback(self) -> None:
         self._connection.rollback()
 
+    def checkpoint(self) -> None:
+        """Bring what the log holds into the database, beside the writer. Called by one thread at a time."""
+        self._keeper.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def passing(self, error: BaseException) -> bool:
         # Nobody else writes: what fails, fails again.
         return False
@@ -124,6 +130,7 @@ class SqliteFile:
         return error
 
     def close(self) -> None:
+        self._keeper.close()
         self._connection.close()
         self._lock.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -309,3 +310,21 @@ async def test_those_who_wait_for_a_locked_file_wait_together(tmp_path: Path):
     other.close()
     assert (await store.enqueue_rollout("after")).status == "queuing"
     await store.close()
+
+
+async def test_what_was_written_gets_from_the_log_into_the_file_by_itself(tmp_path: Path) -> None:
+    """Beside the writer, long before the log is full: a copy of the file without its log has the rollout."""
+    store = SqlLightningStore(tmp_path / "store.sqlite", scan_interval=0.05)
+    try:
+        rollout = await store.enqueue_rollout("task")
+        copy, found = tmp_path / "copy.sqlite", list[Any]()
+        while not found:
+            await asyncio.sleep(0.02)
+            copy.write_bytes((tmp_path / "store.sqlite").read_bytes())
+            connection = sqlite3.connect(copy)
+            with contextlib.suppress(sqlite3.DatabaseError):  # copied in the middle of it
+                found = connection.execute("SELECT rollout_id FROM rollouts").fetchall()
+            connection.close()
+        assert found == [(rollout.rollout_id,)]
+    finally:
+        await store.close()
