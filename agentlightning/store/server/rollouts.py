@@ -7,11 +7,11 @@ from typing import Any
 from agentlightning.types import Attempt, AttemptedRollout, NotFoundError, Rollout
 
 from ..base import LightningStore
-from ..ledger_queries import LedgerQueries, rollouts_query
+from ..ledger_queries import rollouts_query
 from ..wire import Page, dump, dump_attempt, dump_list, dump_page, dump_rollout
 from . import bodies
 from .call import Call, Route
-from .spliced import rollout_page
+from .spliced import of_rows, rollout_page
 
 
 async def enqueue(store: LightningStore, call: Call) -> bytes:
@@ -71,9 +71,9 @@ async def get_latest_attempt(store: LightningStore, call: Call) -> bytes:
 
 
 async def _query_rollouts(store: LightningStore, query: bodies.QueryRollouts) -> bytes:
-    if isinstance(store, LedgerQueries):
+    if home := of_rows(store, "query_rollouts"):
         wanted = rollouts_query(**query.__dict__)
-        return rollout_page(wanted, *await store.rollout_rows(wanted))
+        return rollout_page(wanted, *await home.rollout_rows(wanted))
     return dump_page(await store.query_rollouts(**query.__dict__), dump_rollout)
 
 

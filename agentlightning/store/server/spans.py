@@ -9,14 +9,13 @@ from pydantic import TypeAdapter
 from agentlightning.types import Span
 
 from ..base import LightningStore
-from ..home import LedgerStore
-from ..ledger_queries import LedgerQueries, spans_query
+from ..ledger_queries import spans_query
 from ..rows import SpanRow
 from ..wire import SPAN, SPANS, Page, dump, dump_list, dump_page, dump_span, parse
 from . import bodies
 from .call import NULL, Call, Route
 from .span_rows import read_span_rows
-from .spliced import span_page, spans_by_rollout
+from .spliced import of_rows, span_page, spans_by_rollout
 
 _PAIRS = TypeAdapter(list[bodies.NextSequenceId])
 
@@ -31,9 +30,9 @@ async def add(store: LightningStore, call: Call) -> bytes:
 
 async def add_many(store: LightningStore, call: Call) -> bytes:
     """A list of spans, answered by their numbers only."""
-    if isinstance(store, LedgerStore):
+    if home := of_rows(store, "add_many_spans"):
         rows = read_span_rows(call.body)
-        return dump({"sequence_ids": _numbers(rows, await store.add_span_rows(rows))})
+        return dump({"sequence_ids": _numbers(rows, await home.add_span_rows(rows))})
     spans = parse(SPANS, call.body)
     return dump({"sequence_ids": _numbers(spans, await store.add_many_spans(spans))})
 
@@ -54,9 +53,9 @@ async def next_sequence_id(store: LightningStore, call: Call) -> bytes:
 
 
 async def _query(store: LightningStore, query: bodies.QuerySpans) -> bytes:
-    if isinstance(store, LedgerQueries):
+    if home := of_rows(store, "query_spans"):
         wanted = spans_query(**query.__dict__)
-        return span_page(wanted, await store.span_rows(wanted))
+        return span_page(wanted, await home.span_rows(wanted))
     return dump_page(await store.query_spans(**query.__dict__), dump_span)
 
 
@@ -70,8 +69,8 @@ async def search_spans(store: LightningStore, call: Call) -> bytes:
 
 async def query_many(store: LightningStore, call: Call) -> bytes:
     attempts = call.read(bodies.QueryManySpans).attempts
-    if isinstance(store, LedgerQueries):
-        return spans_by_rollout(await store.span_rows_of_attempts(attempts))
+    if home := of_rows(store, "query_many_spans"):
+        return spans_by_rollout(await home.span_rows_of_attempts(attempts))
     found = await store.query_many_spans(attempts)
     entries = (dump(rollout_id) + b":" + dump_list(spans, dump_span) for rollout_id, spans in found.items())
     return b"{" + b",".join(entries) + b"}"

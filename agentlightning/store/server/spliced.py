@@ -11,9 +11,18 @@ from functools import lru_cache
 
 import orjson
 
+from ..base import LightningStore
+from ..home import LedgerStore
 from ..operations import Pair
 from ..query import Page, Query
 from ..rows import AttemptRow, RolloutRow, SpanRow, decode_config
+
+
+def of_rows(store: LightningStore, method: str) -> LedgerStore | None:
+    """The store, if it is one of ours and does `method` our way: a user's subclass may do it in another."""
+    if isinstance(store, LedgerStore) and getattr(type(store), method) is getattr(LedgerStore, method):
+        return store
+    return None
 
 
 def rollout_page(query: Query, pairs: Sequence[Pair], total: int) -> bytes:
