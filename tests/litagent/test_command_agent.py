@@ -388,10 +388,17 @@ async def test_a_runner_that_is_cancelled_ends_its_programs(tmp_path: Path, stor
 
 
 RUNNER = """
-import asyncio, sys
+import asyncio, pathlib, sys
 import agentlightning as agl
+from agentlightning.litagent.guard import guard
+
+async def tell_when_it_is_guarded():
+    while not guard()._groups:
+        await asyncio.sleep(0.01)
+    pathlib.Path("guarded").write_text("yes\\n")
 
 async def main():
+    telling = asyncio.create_task(tell_when_it_is_guarded())
     agent = agl.command(["sh", "-c", sys.argv[1]], warm=sys.argv[2] == "warm")
     with agl.LitAgentRunner(agl.OtelTracer()).run_context(agent=agent, store=agl.InMemoryLightningStore()) as runner:
         await runner.step("task")
@@ -408,6 +415,7 @@ def test_programs_end_when_the_runners_process_is_killed(tmp_path: Path, kind: s
     process = subprocess.Popen([sys.executable, "-c", RUNNER, script, kind], cwd=tmp_path, env=environment, stderr=-3)
     try:
         pids = pids_in(tmp_path, 2)
+        written(tmp_path / "guarded")  # in the milliseconds before that a `kill -9` leaves it behind (docs/commands.md)
         process.send_signal(number)
         process.wait()
         assert all(gone(pid) for pid in pids)
