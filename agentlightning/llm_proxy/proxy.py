@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from starlette.types import ASGIApp
+
 from agentlightning.store.base import LightningStore
 from agentlightning.types import LLM, ConfigError, ProxyLLM
-from agentlightning.utils.server_thread import ServerThread, bind, host_in_url, is_loopback
+from agentlightning.utils.server_thread import ThreadedServer, host_in_url, is_loopback
 
 from .app import create_app
 from .backend import Backend
@@ -56,17 +58,12 @@ class LLMProxy:
             raise ConfigError(
                 f"`host` {host!r} can be reached from other machines, so it needs an `api_key`; or listen on 127.0.0.1"
             )
-        if port is not None and not 0 <= port <= 65535:
-            raise ConfigError(f"`port` {port} is not between 0 and 65535; `port=None` takes a free one")
-        self._wanted_port = port
-        self._host = host
         self._access_host = host_in_url(host, access_host)
         self._api_key = api_key
         self._max_body_bytes = max_body_bytes
         self._routes = ModelRoutes()
         self._gateway = Gateway(self._routes, store)
-        self._server: ServerThread | None = None
-        self._port: int | None = None
+        self._server = ThreadedServer(host, port, self._app, name="agentlightning-gateway", on_stop=self._routes.close)
         self.update_model_list(model_list or [])
 
     # -- models and store -------------------------------------------------------------------------------------------
@@ -112,25 +109,11 @@ class LLMProxy:
         Raises:
             ConfigError: the port is taken.
         """
-        if self._server is None or self._server.done.done():
-            sock = bind(self._host, self._wanted_port)
-            self._port = sock.getsockname()[1]
-            app = create_app(self._gateway, api_key=self._api_key, max_body_bytes=self._max_body_bytes)
-            self._server = ServerThread(app, sock, on_stop=self._routes.close)
-            self._server.start()
-        await self._server.wait_ready()
+        await self._server.start()
 
     async def stop(self) -> None:
         """Finish running calls (those that take longer than 10 s are cancelled) and end. Twice does no harm."""
-        server = self._server
-        if server is None:
-            return
-        server.stop()
-        try:
-            await server.wait_done()
-        finally:
-            if self._server is server:
-                self._server = None
+        await self._server.stop()
 
     async def restart(self) -> None:
         """`stop` and `start`; without a fixed `port` on another one."""
@@ -139,7 +122,10 @@ class LLMProxy:
 
     def is_running(self) -> bool:
         """Whether requests are served."""
-        return self._server is not None and self._server.ready.done() and not self._server.done.done()
+        return self._server.is_running()
+
+    def _app(self) -> ASGIApp:
+        return create_app(self._gateway, api_key=self._api_key, max_body_bytes=self._max_body_bytes)
 
     # -- resources --------------------------------------------------------------------------------------------------
 
@@ -150,10 +136,7 @@ class LLMProxy:
         Raises:
             RuntimeError: not started yet and no `port` was given.
         """
-        port = self._port if self._server is not None else self._wanted_port
-        if not port:
-            raise RuntimeError("the gateway has no port yet; `await proxy.start()` first, or give it a `port`")
-        return port
+        return self._server.port
 
     @property
     def base_url(self) -> str:

@@ -1,6 +1,6 @@
 """Runs an ASGI application on uvicorn in a thread with an event loop of its own.
 
-Called by the gateway (`llm_proxy.proxy`) and by the store's server (`store.server`).
+The gateway (`llm_proxy.proxy`) and the store's server (`store.server`) each hold a `ThreadedServer`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ServerThread:
         app: ASGIApp,
         sock: socket.socket,
         on_stop: Callable[[], Awaitable[None]],
-        name: str = "agentlightning-gateway",
+        name: str,
     ) -> None:
         self.ready: Future[None] = Future()
         """Done when requests are served, or with the reason why they are not."""
@@ -158,6 +158,92 @@ class ServerThread:
         finally:
             self._sock.close()
             await self._on_stop()
+
+
+class ThreadedServer:
+    """A server that may be started and stopped, again and again; each time it is a `ServerThread`.
+
+    Args:
+        host: Address to listen on.
+        port: Where to listen; `None` or 0: a free port, chosen at each start.
+        make_app: Makes what is served, at each start.
+        name: Of the thread, and in messages.
+        on_stop: Run in the server's loop after the last request.
+
+    Raises:
+        ConfigError: a port that there is not.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int | None,
+        make_app: Callable[[], ASGIApp],
+        *,
+        name: str,
+        on_stop: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        if port is not None and not 0 <= port <= 65535:
+            raise ConfigError(f"`port` {port} is not between 0 and 65535; `port=None` takes a free one")
+        self._host, self._wanted_port = host, port
+        self._make_app, self._on_stop, self._name = make_app, on_stop, name
+        self._port: int | None = None
+        self._running: ServerThread | None = None
+
+    async def start(self) -> None:
+        """Serve; returns when requests are taken. Nothing happens if it runs already.
+
+        Raises:
+            ConfigError: the port is taken.
+        """
+        if self._running is None or self._running.done.done():
+            sock = bind(self._host, self._wanted_port)
+            self._port = sock.getsockname()[1]
+            self._running = ServerThread(self._make_app(), sock, self._on_stop or _nothing, self._name)
+            self._running.start()
+        await self._running.wait_ready()
+
+    async def stop(self) -> None:
+        """Finish running calls (those that take longer than `DRAIN_SECONDS` are cancelled) and end. Twice is fine."""
+        running = self._running
+        if running is None:
+            return
+        running.stop()
+        try:
+            await running.wait_done()
+        finally:
+            if self._running is running:
+                self._running = None
+
+    async def wait_done(self) -> None:
+        """Return when it has ended; raise the error that ended it, if any."""
+        if self._running is not None:
+            await self._running.wait_done()
+
+    def is_running(self) -> bool:
+        """Whether requests are served."""
+        return self._running is not None and self._running.ready.done() and not self._running.done.done()
+
+    def call_in_loop(self, callback: Callable[[], None]) -> None:
+        """Run `callback` in the server's loop soon; not if it does not run."""
+        if self._running is not None:
+            self._running.call_in_loop(callback)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on.
+
+        Raises:
+            RuntimeError: not started yet and no `port` was given.
+        """
+        port = self._port if self._running is not None else self._wanted_port
+        if not port:
+            raise RuntimeError(f"`{self._name}` has no port yet; call `start` first, or give it a `port`")
+        return port
+
+
+async def _nothing() -> None:
+    return None
 
 
 async def _shielded(future: Future[None]) -> None:

@@ -18,7 +18,7 @@ from agentlightning.learner.tiny_model import tiny_model
 from agentlightning.llm_proxy import HttpBackend, LLMProxy
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import TokenCall
-from agentlightning.utils.server_thread import ServerThread, bind
+from agentlightning.utils.server_thread import ThreadedServer
 
 from .conftest import client_for
 
@@ -36,16 +36,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatService]:
 
 @pytest.fixture
 async def endpoint(service: ChatService) -> AsyncIterator[str]:
-    async def nothing() -> None:
-        pass
-
-    sock = bind("127.0.0.1", None)
-    server = ServerThread(create_app(service), sock, on_stop=nothing)
-    server.start()
-    await server.wait_ready()
-    yield f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
-    server.stop()
-    await server.wait_done()
+    server = ThreadedServer("127.0.0.1", None, lambda: create_app(service), name="engine-server")
+    await server.start()
+    yield f"http://127.0.0.1:{server.port}/v1"
+    await server.stop()
 
 
 async def converse(proxy: LLMProxy, store: InMemoryLightningStore) -> list[TokenCall]:

@@ -19,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from agentlightning.types import ConfigError
-from agentlightning.utils.server_thread import ServerThread, bind, host_in_url, is_loopback
+from agentlightning.utils.server_thread import ThreadedServer, host_in_url, is_loopback
 
 from ..base import LightningStore, LightningStoreCapabilities
 from ..client import LightningStoreClient
@@ -81,8 +81,6 @@ class LightningStoreServer(LightningStore):
                 f"`host` {host!r} can be reached from other machines, so it needs a `token` "
                 f"(or `{TOKEN_VARIABLE}`); or listen on 127.0.0.1"
             )
-        if port is not None and not 0 <= port <= 65535:
-            raise ConfigError(f"`port` {port} is not between 0 and 65535; `port=None` takes a free one")
         if launch_mode not in ("thread", "asyncio"):
             raise ConfigError(f"`launch_mode` is {launch_mode!r}; give 'thread'. {_SEVERAL}")
         if n_workers != 1 or launcher_args is not None:
@@ -92,13 +90,12 @@ class LightningStoreServer(LightningStore):
         if tracker is not None:
             warnings.warn("`tracker` is not used: metrics are always at `/v1/prometheus`", stacklevel=2)
         self.store = store
-        self._host, self._wanted_port, self._token = host, port, token
+        self._token = token
         self._access_host = host_in_url(host, access_host)
         self._origins = [cors_allow_origins] if isinstance(cors_allow_origins, str) else list(cors_allow_origins or ())
         self._max_body_bytes = max_body_bytes
-        self._server: ServerThread | None = None
+        self._server = ThreadedServer(host, port, self._build, name="agentlightning-store")
         self._app: StoreApp | None = None
-        self._port: int | None = None
         self._owner = os.getpid()
         self._client: LightningStoreClient | None = None
 
@@ -110,35 +107,21 @@ class LightningStoreServer(LightningStore):
         Raises:
             ConfigError: the port is taken.
         """
-        if self._server is None or self._server.done.done():
-            sock = bind(self._host, self._wanted_port)
-            self._port = sock.getsockname()[1]
-            self._server = ServerThread(self._build(), sock, on_stop=_nothing, name="agentlightning-store")
-            self._server.start()
-        await self._server.wait_ready()
+        await self._server.start()
 
     def end_waits(self) -> None:
         """Answer requests that wait, and from now on those that would, with 410: runners end. Others are served."""
-        if self._server is not None and self._app is not None:
+        if self._app is not None:
             self._server.call_in_loop(self._app.end_waits)
 
     async def stop(self) -> None:
         """Answer waiting requests with 410, finish the others and end; the store stays open. Twice does no harm."""
-        server = self._server
-        if server is None:
-            return
         self.end_waits()
-        server.stop()
-        try:
-            await server.wait_done()
-        finally:
-            if self._server is server:
-                self._server = None
+        await self._server.stop()
 
     async def run_forever(self) -> None:
         """`start`, and serve until SIGINT or SIGTERM (in the main thread) or until cancelled; then `stop`."""
         await self.start()
-        assert self._server is not None
         done = asyncio.ensure_future(self._server.wait_done())
         ending, loop = asyncio.Event(), asyncio.get_running_loop()
         stopped = asyncio.ensure_future(ending.wait())
@@ -158,7 +141,7 @@ class LightningStoreServer(LightningStore):
 
     def is_running(self) -> bool:
         """Whether requests are served."""
-        return self._server is not None and self._server.ready.done() and not self._server.done.done()
+        return self._server.is_running()
 
     def _build(self) -> ASGIApp:
         metrics = Metrics()
@@ -177,10 +160,7 @@ class LightningStoreServer(LightningStore):
         Raises:
             RuntimeError: not started yet and no `port` was given.
         """
-        port = self._port if self._server is not None else self._wanted_port
-        if not port:
-            raise RuntimeError("the server has no port yet; `await server.start()` first, or give it a `port`")
-        return f"http://{self._access_host}:{port}"
+        return f"http://{self._access_host}:{self._server.port}"
 
     @property
     def capabilities(self) -> LightningStoreCapabilities:
@@ -213,10 +193,6 @@ class LightningStoreServer(LightningStore):
 
 def _client(endpoint: str, token: str | None) -> LightningStoreClient:
     return LightningStoreClient(endpoint, token=token)
-
-
-async def _nothing() -> None:
-    return None
 
 
 def _signals() -> tuple[signal.Signals, ...]:

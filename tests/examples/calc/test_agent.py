@@ -16,7 +16,7 @@ from agentlightning.inference.engine import Engine
 from agentlightning.inference.loading import load_model
 from agentlightning.inference.server import create_app
 from agentlightning.inference.service import ChatService
-from agentlightning.utils.server_thread import ServerThread, bind
+from agentlightning.utils.server_thread import ThreadedServer
 from examples.calc.agent import MAX_CALLS, answer_in, calc_agent, main, solve, use_tool
 from examples.calc.calculator import TOOL
 from examples.calc.model import build
@@ -159,17 +159,12 @@ async def untrained(tmp_path: Path) -> AsyncIterator[agl.LLM]:
     engine = Engine(loaded.model, loaded.tokenizer)
     engine.start()
 
-    async def nothing() -> None:
-        pass
-
-    sock = bind("127.0.0.1", None)
-    server = ServerThread(create_app(ChatService(engine, loaded.tokenizer, "tiny")), sock, on_stop=nothing)
-    server.start()
-    await server.wait_ready()
-    endpoint = f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
+    service = ChatService(engine, loaded.tokenizer, "tiny")
+    server = ThreadedServer("127.0.0.1", None, lambda: create_app(service), name="engine-server")
+    await server.start()
+    endpoint = f"http://127.0.0.1:{server.port}/v1"
     yield agl.LLM(endpoint=endpoint, model="tiny", sampling_parameters={"max_tokens": 20, "seed": 1})
-    server.stop()
-    await server.wait_done()
+    await server.stop()
     engine.stop()
 
 
