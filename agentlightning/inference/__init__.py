@@ -1,4 +1,4 @@
-"""Tokens out: the native continuous-batching engine, chat on top of it, and models from and to disk.
+"""Tokens out: the native continuous-batching engine, OpenAI's interfaces on top of it, and models from and to disk.
 
 `server.py` (HTTP) is imported by those who serve.
 """
@@ -8,6 +8,7 @@ from .engine import Engine
 from .loading import LoadedModel, load_model, save_model
 from .sampling import Generation, SamplingParams
 from .service import ChatService
+from .streams import Piece
 from .tools import ParsedCall, parse_tool_calls
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "LoadedModel",
     "PackedContext",
     "ParsedCall",
+    "Piece",
     "SamplingParams",
     "lm_head_weight",
     "lm_logits",

@@ -1,6 +1,6 @@
 """The native engine: continuous batching on a thread of its own.
 
-Called by `service.py` (chat) and by trainers, which share the model's parameters with it and write them inside
+Called by `service.py` and by trainers, which share the model's parameters with it and write them inside
 `updating()`. Calls `scheduler.py`, which does the work. A step is one forward pass over the next token of every live
 request and over the prompts of new ones.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -26,12 +26,15 @@ from agentlightning.types import RequestError
 
 from .sampling import Generation, SamplingParams
 from .scheduler import Scheduler, fail
+from .streams import Inbox, Piece
 from .table import Request
 
 DEFAULT_CONTEXT = 8192
 """Longest context where none is asked for and the model allows more."""
 DEFAULT_MEMORY = 4 << 30
 """Bytes of keys and values. They take memory only when they are written."""
+PROMPT = "prompt_ids"
+"""`RequestError.param` of a prompt that is refused; an interface puts its own field in its place."""
 
 
 class Engine:
@@ -123,16 +126,44 @@ class Engine:
             RequestError: the prompt is empty, too long or holds unknown ids, or the engine is not running.
         """
         request = self._request(np.asarray(prompt_ids), params)
-        with self._changed:
-            if not self._running:
-                raise _stopped()
-            self._queue.append(request)
-            self._changed.notify_all()
+        self._enqueue([request])
         return request.future
 
     async def generate(self, prompt_ids: Sequence[int] | NDArray[Any], params: SamplingParams) -> Generation:
         """`submit` for coroutines: cancelling the task that awaits it cancels the request."""
         return await asyncio.wrap_future(self.submit(prompt_ids, params))
+
+    async def stream(
+        self, requests: Sequence[tuple[Sequence[int] | NDArray[Any], SamplingParams]]
+    ) -> AsyncGenerator[tuple[int, Piece | Generation]]:
+        """Queue requests and give their tokens as they are sampled. Closing the generator cancels what is unfinished.
+
+        Args:
+            requests: As for `submit`. They get the same tokens as there.
+
+        Yields:
+            Which request, by its place in `requests`, and its next tokens; at its end the whole `Generation`. A reader
+            who is slower than the engine gets larger pieces.
+
+        Raises:
+            RequestError: as `submit`, before the first piece; or a request failed, which ends them all.
+            ModelError: the weights diverged.
+        """
+        inbox = Inbox()
+        queued = [self._request(np.asarray(prompt_ids), params) for prompt_ids, params in requests]
+        for which, request in enumerate(queued):
+            request.inbox, request.which = inbox, which
+            inbox.watch(which, request.future)
+        left = len(queued)
+        try:
+            self._enqueue(queued)
+            while left:
+                for which, item in await inbox.take():
+                    left -= not isinstance(item, Piece)
+                    yield which, item if isinstance(item, Piece) else item.result()
+        finally:
+            for request in queued:
+                request.future.cancel()
 
     @contextmanager
     def updating(self) -> Generator[None]:
@@ -166,25 +197,32 @@ class Engine:
         now = {"live": self._scheduler.live, "queued": len(self._queue), "version": self.version}
         return self._scheduler.counts | now
 
+    def _enqueue(self, requests: Sequence[Request]) -> None:
+        with self._changed:
+            if not self._running:
+                raise _stopped()
+            self._queue.extend(requests)
+            self._changed.notify_all()
+
     def _request(self, prompt: NDArray[Any], params: SamplingParams) -> Request:
         if prompt.size == 0:
-            raise RequestError("the prompt is empty; it needs at least one token", param="messages")
+            raise RequestError("the prompt is empty; it needs at least one token", param=PROMPT)
         if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
-            raise RequestError("the prompt must be a sequence of token ids", param="messages")
+            raise RequestError("the prompt must be a sequence of token ids", param=PROMPT)
         if prompt.min() < 0 or prompt.max() >= self._vocabulary:
-            raise RequestError(f"the prompt holds token ids outside 0 to {self._vocabulary - 1}", param="messages")
+            raise RequestError(f"the prompt holds token ids outside 0 to {self._vocabulary - 1}", param=PROMPT)
         if self.max_prompt is not None and len(prompt) > self.max_prompt:
             raise RequestError(
-                f"the prompt has {len(prompt)} tokens, the limit is {self.max_prompt}: shorten the messages, or raise "
+                f"the prompt has {len(prompt)} tokens, the limit is {self.max_prompt}: shorten it, or raise "
                 "the limit (`data.max_prompt_length` in training)",
-                param="messages",
+                param=PROMPT,
                 code="context_length_exceeded",
             )
         if len(prompt) >= self.context:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens, which leaves no room in a context of {self.context}: "
-                "shorten the messages, or give the engine a longer context if the model has one",
-                param="messages",
+                "shorten it, or give the engine a longer context if the model has one",
+                param=PROMPT,
                 code="context_length_exceeded",
             )
         room = self.context - len(prompt)

@@ -21,10 +21,13 @@ from agentlightning.types.tokens import Float32, Int32
 
 MAX_STOPS = 16
 """Most stop strings, and most stop tokens, of one request."""
-
-
+MAX_TOP_LOGPROBS = 20
+"""Most alternatives that can be told for each token."""
 NUCLEUS_FIRST = 64
 """How many of the likeliest tokens top-p looks at before it sorts them all, which costs more than a forward pass."""
+
+Likeliest = tuple[tuple[int, float], ...]
+"""(K,) the likeliest tokens of one place, the first the likeliest, each with its log-prob."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class SamplingParams:
     """Tokens that end the response, beside the model's own end tokens."""
     seed: int | None = None
     """Seed of the uniform numbers; `None`: from the operating system."""
+    top_logprobs: int = 0
+    """How many of the likeliest tokens to tell for each sampled one."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -55,6 +60,8 @@ class SamplingParams:
             raise _refuse("top_p", self.top_p, "above 0 and at most 1")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise _refuse("max_tokens", self.max_tokens, "at least 1")
+        if not 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS:
+            raise _refuse("top_logprobs", self.top_logprobs, f"from 0 to {MAX_TOP_LOGPROBS}")
         for name, stops in (("stop", self.stop), ("stop_token_ids", self.stop_token_ids)):
             if len(stops) > MAX_STOPS:
                 raise RequestError(f"`{name}` has {len(stops)} entries; at most {MAX_STOPS} are allowed", param=name)
@@ -86,6 +93,8 @@ class Generation:
     finish_reason: Literal["stop", "length"]
     weights_version: int
     temperature: float
+    likeliest: tuple[Likeliest, ...] = ()
+    """(R,) where `top_logprobs` asked for them; log-probs as in `logprobs`."""
 
 
 def sample(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,6 +122,22 @@ def sample(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) 
     if bool(likeliest.any()):
         chosen = torch.where(likeliest, logits.argmax(dim=-1, keepdim=True), chosen)
     return chosen[:, 0], logprobs.gather(1, chosen)[:, 0]
+
+
+def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest tokens of each row.
+
+    Args:
+        logits: (B, V) float32.
+        temperature: (B,); 0 counts as 1, as in `sample`.
+        count: At most V are given.
+
+    Returns:
+        (B, count) token ids and (B, count) log-probs, the likeliest first.
+    """
+    logprobs = torch.log_softmax(logits / torch.where(temperature == 0, 1.0, temperature)[:, None], dim=-1)
+    values, ids = logprobs.topk(min(count, logits.shape[1]), dim=-1)
+    return ids, values
 
 
 def _nucleus_border(weights: Tensor, top_p: Tensor) -> Tensor:

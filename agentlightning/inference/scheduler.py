@@ -1,6 +1,6 @@
 """What the engine's thread does, one step at a time: admit requests, run the model, sample, settle what is finished.
 
-Called by `engine.py` on its thread only; calls `table.py`, `slots.py`, `attention.py` and `sampling.py`.
+Called by `engine.py` on its thread only; calls `table.py`, `slots.py`, `attention.py`, `sampling.py` and `streams.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from agentlightning.types import AgentLightningError, ConfigError, ModelError
 from agentlightning.types.tokens import Float32, Int32
 
 from .attention import lm_logits, run_packed
-from .sampling import Generation, sample
+from .sampling import Generation, likeliest, sample
 from .slots import ROW_MULTIPLE, SlotContext, SlotPool, round_up
+from .streams import Sampled, hand_over
 from .table import Int64, Request, SlotTable, Step
 
 WORTH_WAITING = 16
@@ -98,7 +99,19 @@ class Scheduler:
         uniform[:rows] = table.uniforms[np.arange(rows), table.known[:rows]]
         settings = (torch.from_numpy(x).to(device) for x in (temperature, top_p, uniform))
         chosen, logprobs = sample(logits, *settings)
+        self._note_likeliest((table.top_logprobs[:rows] * step.complete).nonzero()[0], logits, temperature)
         return chosen[:rows].to("cpu", torch.int32).numpy(), logprobs[:rows].cpu().numpy()
+
+    def _note_likeliest(self, slots: Int64, logits: torch.Tensor, temperature: Float32) -> None:
+        """Keep the likeliest tokens of those slots whose requests want to know them."""
+        if not len(slots):
+            return
+        rows = torch.from_numpy(slots).to(logits.device)
+        tempered = torch.from_numpy(temperature[slots]).to(logits.device)
+        ids, logprobs = likeliest(logits[rows], tempered, int(self._table.top_logprobs[slots].max()))
+        for slot, tokens, values in zip(slots.tolist(), ids.tolist(), logprobs.tolist(), strict=True):
+            count = int(self._table.top_logprobs[slot])
+            self._request(slot).likeliest.append(tuple(zip(tokens[:count], values[:count], strict=True)))
 
     def _settle(self, grown: Int64, version: int) -> None:
         table = self._table
@@ -107,6 +120,8 @@ class Scheduler:
         for at in (table.has_stop[grown] & ~stopped).nonzero()[0]:
             stopped[at] = self._hits_stop(int(grown[at]))
         broken = ~np.isfinite(table.logprobs[grown, last])
+        if table.streams[grown].any():
+            self._send(grown[table.streams[grown] & ~broken], version)
         done = stopped | broken | (table.known[grown] >= table.limit[grown])
         # From the last to the first: releasing a slot moves the last live request to it.
         for at in done.nonzero()[0][::-1]:
@@ -115,6 +130,21 @@ class Scheduler:
                 self._fail(slot, ModelError(f"the model's output is not a number: weights version {version} diverged"))
             else:
                 self._finish(slot, stopped=bool(stopped[at]), version=version)
+
+    def _send(self, slots: Int64, version: int) -> None:
+        """Send the newest tokens of streamed requests to their readers."""
+        table, sampled = self._table, list[Sampled]()
+        last = table.known[slots] - 1
+        tokens, logprobs = table.tokens[slots, last].tolist(), table.logprobs[slots, last].tolist()
+        for slot, token, logprob in zip(slots.tolist(), tokens, logprobs, strict=True):
+            request = self._request(slot)
+            assert request.inbox is not None, f"slot {slot} is not streamed"
+            best = request.likeliest[-1] if request.likeliest else None
+            sampled.append(Sampled(request.inbox, request.which, token, logprob, best))
+        for inbox in hand_over(sampled, version):
+            for request in table.requests[: table.live]:
+                if request is not None and request.inbox is inbox:
+                    request.future.cancel()
 
     def _hits_stop(self, slot: int) -> bool:
         """Whether a stop string ends in the last token. Older text was looked at when it was new."""
@@ -132,7 +162,8 @@ class Scheduler:
         if request.future.set_running_or_notify_cancel():
             reason = "stop" if stopped else "length"
             temperature = request.params.temperature
-            request.future.set_result(Generation(request.prompt, tokens, logprobs, reason, version, temperature))
+            best = tuple(request.likeliest)
+            request.future.set_result(Generation(request.prompt, tokens, logprobs, reason, version, temperature, best))
 
     def _fail(self, slot: int, error: AgentLightningError) -> None:
         request = self._request(slot)

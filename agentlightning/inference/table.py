@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from agentlightning.types.tokens import Bool, Float32, Int32
 
-from .sampling import MAX_STOPS, Generation, SamplingParams
+from .sampling import MAX_STOPS, Generation, Likeliest, SamplingParams
 from .slots import SlotPool, StepLayout
+from .streams import Inbox
 
 Int64 = NDArray[np.int64]
 
@@ -37,6 +38,12 @@ class Request:
     limit: int
     """Most tokens, prompt and response together."""
     future: Future[Generation] = field(default_factory=Future[Generation])
+    inbox: Inbox | None = None
+    """Where its tokens go as they are sampled; `None`: nowhere."""
+    which: int = 0
+    """Which of the requests that `inbox` reads this is."""
+    likeliest: list[Likeliest] = field(default_factory=list[Likeliest])
+    """Of the tokens so far, where `params.top_logprobs` asks for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,10 @@ class SlotTable:
         self.top_p = np.ones(slots, np.float32)
         self.has_stop = np.zeros(slots, np.bool_)
         """True where the request has stop strings."""
+        self.streams = np.zeros(slots, np.bool_)
+        """True where somebody reads the tokens as they come."""
+        self.top_logprobs = np.zeros(slots, np.int64)
+        """How many of the likeliest tokens the request wants to know."""
         self.stop_ids = np.full((slots, len(end_ids) + MAX_STOPS), -1, np.int32)
         self.stop_ids[:, : len(end_ids)] = end_ids
         self.tokens = np.zeros((slots, context), np.int32)
@@ -132,6 +143,8 @@ class SlotTable:
         self.temperature[slot] = params.temperature
         self.top_p[slot] = params.top_p
         self.has_stop[slot] = bool(params.stop)
+        self.streams[slot] = request.inbox is not None
+        self.top_logprobs[slot] = params.top_logprobs
         self.stop_ids[slot, -MAX_STOPS:] = -1
         self.stop_ids[slot, self.stop_ids.shape[1] - len(params.stop_token_ids) :] = params.stop_token_ids
         self.tokens[slot, : len(prompt)] = prompt
@@ -159,7 +172,7 @@ class SlotTable:
         self.pool.swap(one, other, int(self.stored[one]), int(self.stored[other]))
         for array in (
             self.stored, self.known, self.limit, self.left, self.temperature, self.top_p, self.has_stop,
-            self.stop_ids, self.tokens, self.logprobs, self.uniforms,
+            self.streams, self.top_logprobs, self.stop_ids, self.tokens, self.logprobs, self.uniforms,
         ):  # fmt: skip
             array[[one, other]] = array[[other, one]]
         self.requests[one], self.requests[other] = self.requests[other], self.requests[one]

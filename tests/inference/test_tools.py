@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentlightning.inference import ParsedCall, parse_tool_calls
+from agentlightning.inference.tools import ToolCallReader
 
 CALL = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "1 + 2"}}\n</tool_call>'
 PARSED = ParsedCall("calculator", {"expression": "1 + 2"})
@@ -70,6 +72,26 @@ PIECES = [*'{}[]":,\n ae1', "<tool_call>", "</tool_call>", '{"name": "f"}', '"ar
 def test_no_text_is_too_strange(text: str) -> None:
     content, calls = parse_tool_calls(text)
     assert calls or content == text
+
+
+@given(st.lists(st.sampled_from([*PIECES, CALL, "text", "\n\n"])), st.data())
+def test_pieces_give_what_the_whole_gives(parts: list[str], data: st.DataObject) -> None:
+    text, reader = "".join(parts), ToolCallReader()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)))))
+    found = [item for a, b in itertools.pairwise([0, *cuts, len(text)]) for item in reader.feed(text[a:b])]
+    found += reader.finish()
+    content, calls = parse_tool_calls(text)
+    assert [item for item in found if isinstance(item, ParsedCall)] == calls
+    assert "".join(item for item in found if isinstance(item, str)) == (content or "")
+
+
+def test_clear_text_is_not_held_back() -> None:
+    reader = ToolCallReader()
+    assert reader.feed("Let me") == ["Let me"]
+    assert reader.feed(" see <to") == [" see "]
+    assert reader.feed("ols>\n") == ["<tools>"]
+    assert reader.feed(CALL + " and") == [PARSED, " and"]
+    assert reader.finish() == []
 
 
 @given(
