@@ -23,7 +23,24 @@ AGL_REWARD: Final = "agentlightning.reward"
 AGL_VIRTUAL: Final = "agentlightning.virtual"
 
 LLM_CALL_SPAN: Final = "openai.chat.completion"
-"""The span that the gateway writes for a chat completion; adapters find LLM calls by it."""
+"""The span that the gateway writes for an LLM call, whatever interface the agent used; adapters find calls by it."""
+EMBEDDING_SPAN: Final = "openai.embeddings"
+"""The span that the gateway writes for a call that makes vectors: nothing in it can be trained."""
+
+# -- attributes of LLM calls, beside those of OpenTelemetry ----------------------------------------------------------
+
+LLM_CALL_NUMBER: Final = "agentlightning.llm_call.number"
+"""Which call of its attempt this is, from 1 in order of arrival."""
+LLM_CALL_CHOICE: Final = "agentlightning.llm_call.choice"
+"""Which of the call's choices the span holds, from 0."""
+LLM_CALL_INTERFACE: Final = "agentlightning.llm_call.interface"
+"""How the agent asked: `chat`, `completions`, `responses`, `messages` or `embeddings`."""
+LLM_CALL_LATENCY_MS: Final = "agentlightning.llm_call.latency_ms"
+"""Milliseconds from the request's arrival to the backend's answer."""
+LLM_CALL_FIRST_CHUNK_MS: Final = "agentlightning.llm_call.first_chunk_ms"
+"""Milliseconds from the request's arrival to the first chunk of its answer; streamed calls only."""
+TOKEN_IDS: Final = "agentlightning.token_ids"
+"""`recorded`: the span has a `token_call`. `unavailable`: the backend gave no ids, nothing can be trained on."""
 
 
 # -- attributes -----------------------------------------------------------------------------------------------------
@@ -96,6 +113,9 @@ def reward_value_key(index: int) -> str:
 EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
+
+ERROR_TYPE: Final = "error.type"
+"""Of a call that failed: the HTTP status that the agent got, or `cancelled`."""
 
 GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
 GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"

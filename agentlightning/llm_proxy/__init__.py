@@ -9,7 +9,8 @@ from .attempts import call_seed
 from .backend import Backend
 
 if TYPE_CHECKING:
-    from .http_backend import HttpBackend, UpstreamError
+    from .backends.openai import HttpBackend
+    from .backends.upstream import UpstreamError
     from .proxy import LLMProxy
 
 __all__ = ["Backend", "HttpBackend", "LLMProxy", "UpstreamError", "call_seed"]
@@ -21,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return LLMProxy
     if name in ("HttpBackend", "UpstreamError"):
-        from . import http_backend
+        from .backends import openai
 
-        return getattr(http_backend, name)
+        return getattr(openai, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,27 +1,31 @@
 """The gateway as an ASGI application: paths, who may call, how large a request may be, errors, clients that go away.
 
-Called by uvicorn; hands chat completions to `gateway`.
+Called by uvicorn; hands calls to `gateway`. A plain application: a framework's routing would cost more than the call.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import orjson
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentlightning.types import RequestError
 from agentlightning.utils.asgi import read_body, shows_key, unless_disconnected
 
+from .dialects import CHAT, INTERFACES, Interface
 from .gateway import Gateway
 
+_PATH = re.compile(r"(?:/rollout/([^/]*)/attempt/([^/]*))?(?:/v1){0,2}(/[a-z_/]+)")
+"""Some clients put `/v1` behind a base URL themselves: `anthropic`'s does, also behind one that ends so already."""
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_ATTEMPT = "/rollout/{rollout_id}/attempt/{attempt_id}"
-_JSON = "application/json"
+_BY_PATH = {interface.path: interface for interface in INTERFACES}
+_JSON = (b"content-type", b"application/json")
+_EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+Ids = tuple[str, str] | None
 
 
 def create_app(gateway: Gateway, *, api_key: str | None, max_body_bytes: int) -> ASGIApp:
@@ -32,83 +36,124 @@ def create_app(gateway: Gateway, *, api_key: str | None, max_body_bytes: int) ->
         api_key: What callers must show as `Authorization: Bearer ...` or `x-api-key`; `None`: nothing.
         max_body_bytes: Longest request body; longer ones get 413.
     """
+    key = api_key.encode() if api_key is not None else None
 
-    async def models(request: Request) -> Response:
-        _attempt_ids(request.path_params)
-        listed = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "agentlightning"} for name in gateway.routes.names
-        ]
-        return Response(orjson.dumps({"object": "list", "data": listed}), media_type=_JSON)
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"the gateway serves HTTP, not {scope['type']}")
+        answer = _Answer(send)
+        found = _PATH.fullmatch(scope["path"])
+        path = found[3] if found else ""
+        interface = _BY_PATH.get(path, CHAT)
+        try:
+            if path != "/health":
+                _check_key(scope, key)
+            ids = _ids(found)
+            if path in _BY_PATH:
+                _check_method(scope, "POST")
+                raw = await read_body(scope["headers"], receive, max_body_bytes)
+                if raw is not None:
+                    await unless_disconnected(receive, _serve(gateway, interface, raw, ids, answer))
+            else:
+                await answer.whole(orjson.dumps(await _other(gateway, scope, path, ids)))
+        except RequestError as error:
+            await answer.error(interface, error)
 
-    async def health(_: Request) -> Response:
-        return Response(orjson.dumps({"status": "ok", "models": len(gateway.routes.names)}), media_type=_JSON)
-
-    chat = _ChatEndpoint(gateway, max_body_bytes)
-    # Some agents put `/v1` behind a base URL themselves, some don't.
-    bases = [f"{attempt}{version}" for attempt in (_ATTEMPT, "") for version in ("/v1", "")]
-    routes = [Route(f"{base}/chat/completions", chat, methods=["POST"]) for base in bases]
-    routes += [Route(f"{base}/models", models) for base in bases]
-    routes += [Route(f"{base}/health", health) for base in (_ATTEMPT, "")]
-    return _Guard(Router(routes, redirect_slashes=False, default=_not_found), api_key)
+    return app
 
 
-async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+async def _serve(gateway: Gateway, interface: Interface, raw: bytes, ids: Ids, answer: _Answer) -> None:
+    await gateway.serve(interface, raw, ids, answer)
+    await answer.end()
+
+
+async def _other(gateway: Gateway, scope: Scope, path: str, ids: Ids) -> dict[str, Any]:
+    """What is not a call of a model."""
+    if path == "/models":
+        _check_method(scope, "GET")
+        return _models(gateway.routes.names)
+    if path == "/health":
+        _check_method(scope, "GET")
+        return {"status": "ok", "models": len(gateway.routes.names)}
+    if path == "/complete" and ids is not None:
+        _check_method(scope, "POST")
+        return {"calls": await gateway.complete(ids)}
+    served = ", ".join(f"`/v1{interface.path}`" for interface in INTERFACES)
     raise RequestError(
-        f"no such path `{scope['path'][:200]}`; there are `/v1/chat/completions`, `/v1/models` and `/health`,"
+        f"no such path `{scope['path'][:200]}`; there are {served}, `/v1/models` and `/health`,"
         " also behind `/rollout/<rollout id>/attempt/<attempt id>`",
         status=404,
         code="unknown_path",
     )
 
 
-class _Guard:
-    """Checks the token, and answers every `RequestError` with its status and OpenAI's error object."""
-
-    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
-        self._app = app
-        self._key = api_key.encode() if api_key is not None else None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            if self._key is not None and scope["path"] != "/health":
-                self._check(scope, self._key)
-            await self._app(scope, receive, send)
-        except RequestError as error:
-            # OpenAI's client repeats a 409 by itself, which can't help here.
-            headers = {"x-should-retry": "false"} if error.status == 409 else None
-            answer = Response(orjson.dumps(error.to_body()), error.status, headers, _JSON)
-            await answer(scope, receive, send)
-
-    def _check(self, scope: Scope, key: bytes) -> None:
-        if not shows_key(scope["headers"], key):
-            raise RequestError(
-                "wrong or missing API key; send it as `Authorization: Bearer <key>` or `x-api-key`",
-                status=401,
-                code="invalid_api_key",
-            )
+def _models(names: list[str]) -> dict[str, Any]:
+    """OpenAI's list of models, with what Anthropic's clients look for beside it."""
+    openai = {"object": "model", "created": 0, "owned_by": "agentlightning"}
+    anthropic = {"type": "model", "created_at": "1970-01-01T00:00:00Z"}
+    listed = [{"id": name, **openai, **anthropic, "display_name": name} for name in names]
+    return {
+        "object": "list",
+        "data": listed,
+        "has_more": False,
+        "first_id": names[0] if names else None,
+        "last_id": names[-1] if names else None,
+    }
 
 
-class _ChatEndpoint:
-    """`POST .../chat/completions`."""
-
-    def __init__(self, gateway: Gateway, max_body_bytes: int) -> None:
-        self._gateway = gateway
-        self._limit = max_body_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ids = _attempt_ids(scope["path_params"])
-        raw = await read_body(scope["headers"], receive, self._limit)
-        if raw is None:
-            return
-        answer = await unless_disconnected(receive, self._gateway.chat(raw, ids))
-        if answer is not None:
-            await Response(answer, media_type=_JSON)(scope, receive, send)
+def _check_key(scope: Scope, key: bytes | None) -> None:
+    if key is not None and not shows_key(scope["headers"], key):
+        raise RequestError(
+            "wrong or missing API key; send it as `Authorization: Bearer <key>` or `x-api-key`",
+            status=401,
+            code="invalid_api_key",
+        )
 
 
-def _attempt_ids(path_params: dict[str, Any]) -> tuple[str, str] | None:
-    if not path_params:
+def _check_method(scope: Scope, method: str) -> None:
+    if scope["method"] != method:
+        raise RequestError(f"`{scope['path'][:200]}` takes {method}, not {scope['method']}", status=405)
+
+
+def _ids(found: re.Match[str] | None) -> Ids:
+    if found is None or found[1] is None:
         return None
-    for name in ("rollout_id", "attempt_id"):
-        if not _SAFE_ID.fullmatch(path_params[name]):
+    for name, value in (("rollout_id", found[1]), ("attempt_id", found[2])):
+        if not _SAFE_ID.fullmatch(value):
             raise RequestError(f"the path's `{name}` is not one of this system's ids", status=404, code="invalid_id")
-    return path_params["rollout_id"], path_params["attempt_id"]
+    return found[1], found[2]
+
+
+class _Answer:
+    """The HTTP response, begun by the first thing that is sent. Implements `gateway.Answer`."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._streams = False
+
+    async def whole(self, data: bytes, status: int = 200, *headers: tuple[bytes, bytes]) -> None:
+        length = (b"content-length", str(len(data)).encode())
+        await self._send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *headers]})
+        await self._send({"type": "http.response.body", "body": data})
+
+    async def event(self, data: bytes) -> None:
+        if not self._streams:
+            self._streams = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        if self._streams:
+            await self._send({"type": "http.response.body", "body": b""})
+
+    async def error(self, interface: Interface, error: RequestError) -> None:
+        body = interface.error(error)
+        if self._streams:
+            await self.event(interface.frame(body))
+            await self.end()
+        else:
+            # The clients of OpenAI and Anthropic repeat a 409 by themselves, which can't help here.
+            headers = [(b"x-should-retry", b"false")] if error.status == 409 else []
+            if error.retry_after is not None:
+                headers.append((b"retry-after", str(math.ceil(error.retry_after)).encode()))
+            await self.whole(orjson.dumps(body), error.status, *headers)

@@ -1,4 +1,4 @@
-"""What the gateway remembers of each attempt: its mode, its seed and how many calls it has made.
+"""What the gateway remembers of each attempt: its mode, its seed, how many calls it has made and how many run.
 
 Called by `gateway` for every captured call; asks the store once an attempt, on its first call.
 """
@@ -6,14 +6,16 @@ Called by `gateway` for every captured call; asks the store once an attempt, on 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Generator
+from dataclasses import dataclass, field
 from typing import Any
 
-from agentlightning.semconv import attempt_trace_id
+from agentlightning.semconv import LLM_CALL_NUMBER, LLM_CALL_SPAN, attempt_trace_id
 from agentlightning.store.base import LightningStore
-from agentlightning.types import TERMINAL_ATTEMPT, TERMINAL_ROLLOUT, AttemptedRollout, RequestError
+from agentlightning.types import TERMINAL_ATTEMPT, TERMINAL_ROLLOUT, AttemptedRollout, RequestError, Rollout
 
 MAX_ATTEMPTS = 16_384
 """How many attempts are remembered at once. The one that called longest ago is forgotten first; were it still running,
@@ -30,13 +32,44 @@ class AttemptState:
     mode: str | None
     seed: Any
     """`rollout.metadata["seed"]`; `None`: the backend samples as it likes."""
+    start_time: float
+    """When it began, in seconds since the epoch by the store's clock."""
     calls: int = 0
     """Calls begun so far, failed ones included."""
+    running: int = 0
+    """Calls that have no span yet."""
+    complete: bool = False
+    """Whether its runner has said that the agent has ended: no call is taken any more."""
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def begin_call(self) -> int:
-        """The number of a new call, from 1."""
+    @contextlib.contextmanager
+    def calling(self) -> Generator[int]:
+        """One call, from its arrival to its span: its number, from 1.
+
+        Raises:
+            RequestError: 409, the attempt is complete.
+        """
+        if self.complete:
+            raise RequestError(
+                f"attempt `{self.attempt_id}` of rollout `{self.rollout_id}` is complete: its agent has ended",
+                status=409,
+                code="ended_attempt",
+            )
         self.calls += 1
-        return self.calls
+        self.running += 1
+        try:
+            yield self.calls
+        finally:
+            self.running -= 1
+            if not self.running:
+                self._idle.set()
+
+    async def finish(self) -> None:
+        """Take no more calls, and wait for those that run."""
+        self.complete = True
+        while self.running:
+            self._idle.clear()
+            await self._idle.wait()
 
 
 def call_seed(seed: Any, number: int) -> int:
@@ -79,6 +112,10 @@ class Attempts:
             task.add_done_callback(lambda done: self._loaded(key, done))
         return await asyncio.shield(task)  # one caller that goes away must not take the others with it
 
+    def find(self, rollout_id: str, attempt_id: str) -> AttemptState | None:
+        """The state of an attempt that has called, without asking the store."""
+        return self._known.get((rollout_id, attempt_id))
+
     def forget(self, rollout_id: str, attempt_id: str) -> None:
         """Ask the store again at the next call."""
         self._known.pop((rollout_id, attempt_id), None)
@@ -95,6 +132,7 @@ class Attempts:
 async def _load(store: LightningStore, rollout_id: str, attempt_id: str) -> AttemptState:
     try:
         rollout = await store.get_rollout_by_id(rollout_id)
+        made = await _calls_made(store, rollout)
     except Exception as error:
         raise RequestError(f"the store could not be asked for rollout `{rollout_id}`: {error}", status=503) from error
     if rollout is None:
@@ -115,4 +153,14 @@ async def _load(store: LightningStore, rollout_id: str, attempt_id: str) -> Atte
             code="ended_attempt",
         )
     seed = (rollout.metadata or {}).get("seed")
-    return AttemptState(rollout_id, attempt_id, attempt_trace_id(rollout_id, attempt_id), rollout.mode, seed)
+    trace_id = attempt_trace_id(rollout_id, attempt_id)
+    return AttemptState(rollout_id, attempt_id, trace_id, rollout.mode, seed, latest.start_time, calls=made)
+
+
+async def _calls_made(store: LightningStore, rollout: Rollout | None) -> int:
+    """How many calls the attempt has made already, through a gateway that was here before or that forgot it."""
+    if not isinstance(rollout, AttemptedRollout) or rollout.attempt.status == "preparing":
+        return 0
+    spans = await store.query_spans(rollout.rollout_id, rollout.attempt.attempt_id, name=LLM_CALL_SPAN)
+    numbers = [span.attributes.get(LLM_CALL_NUMBER) for span in spans]
+    return max((number for number in numbers if isinstance(number, int)), default=0)

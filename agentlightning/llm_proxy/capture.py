@@ -1,36 +1,36 @@
-"""Makes the spans of LLM calls. Called by `gateway`; `adapter/` reads what is written here.
+"""Makes the spans of calls. Called by `gateway`; `adapter/` reads what is written here.
 
 One span a call and choice. Usage belongs to the call as a whole, so it stands on the first choice only and sums over
-spans stay right. The choices of one call share `gen_ai.response.id` and `agentlightning.llm_call.number`.
+spans stay right. The choices of one call share `gen_ai.response.id` and `agentlightning.llm_call.number`. Whatever
+interface the agent used, messages are written as those of chat completions.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, Final, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import orjson
 
 from agentlightning import semconv
-from agentlightning.types import AttributeValue, ChatReply, RequestError, Span, TraceStatus
+from agentlightning.types import AttributeValue, RequestError, Span, TokenCall, TraceStatus
 
 from .attempts import AttemptState
-
-CALL_NUMBER: Final = "agentlightning.llm_call.number"
-"""Which call of its attempt this is, from 1 in order of arrival."""
-CHOICE_INDEX: Final = "agentlightning.llm_call.choice"
-"""Which of the call's choices the span holds, from 0."""
-LATENCY_MS: Final = "agentlightning.llm_call.latency_ms"
-"""Milliseconds from the request's arrival to the backend's answer."""
-TOKEN_IDS: Final = "agentlightning.token_ids"
-"""`recorded`: the span has a `token_call`. `unavailable`: the backend gave no ids, nothing can be trained on."""
+from .backend import Dialect, Json
 
 _NUMBERS = {
     "temperature": semconv.GEN_AI_REQUEST_TEMPERATURE,
     "top_p": semconv.GEN_AI_REQUEST_TOP_P,
     "max_tokens": semconv.GEN_AI_REQUEST_MAX_TOKENS,
     "max_completion_tokens": semconv.GEN_AI_REQUEST_MAX_TOKENS,
+    "max_output_tokens": semconv.GEN_AI_REQUEST_MAX_TOKENS,
     "seed": semconv.GEN_AI_REQUEST_SEED,
+}
+_OPERATIONS: dict[Dialect, str] = {"completions": "text_completion", "embeddings": "embeddings"}
+_USAGE = {
+    "prompt_tokens": semconv.GEN_AI_USAGE_INPUT_TOKENS,
+    "completion_tokens": semconv.GEN_AI_USAGE_OUTPUT_TOKENS,
 }
 
 
@@ -40,73 +40,98 @@ class CallRecord:
     Args:
         attempt: Who calls.
         number: Which call of the attempt it is.
+        interface: How the agent asks.
     """
 
-    def __init__(self, attempt: AttemptState, number: int) -> None:
+    def __init__(self, attempt: AttemptState, number: int, interface: Dialect) -> None:
+        self.done = False
+        """Whether its spans have been made."""
         self._attempt = attempt
+        self._name = semconv.EMBEDDING_SPAN if interface == "embeddings" else semconv.LLM_CALL_SPAN
         self._started = time.time()
         self._clock = time.perf_counter()
-        self.attributes: dict[str, AttributeValue] = {semconv.GEN_AI_OPERATION_NAME: "chat", CALL_NUMBER: number}
+        self.attributes: dict[str, AttributeValue] = {
+            semconv.GEN_AI_OPERATION_NAME: _OPERATIONS.get(interface, "chat"),
+            semconv.LLM_CALL_INTERFACE: interface,
+            semconv.LLM_CALL_NUMBER: number,
+        }
 
-    def request(self, body: dict[str, Any]) -> None:
-        """Note the request as it goes to the backend, with what the gateway forced."""
+    def request(self, body: Json) -> None:
+        """Note the request with what the gateway forced, as a chat completion where it can be one."""
         found = self.attributes
         found[semconv.GEN_AI_REQUEST_MODEL] = body["model"]
-        found[semconv.GEN_AI_INPUT_MESSAGES] = _json(body["messages"])
+        if (messages := _messages(body)) is not None:
+            found[semconv.GEN_AI_INPUT_MESSAGES] = _json(messages)
         if body.get("tools"):
             found[semconv.GEN_AI_TOOL_DEFINITIONS] = _json(body["tools"])
         for field, name in _NUMBERS.items():
             if isinstance(body.get(field), (int, float)):
                 found[name] = body[field]
 
-    def answered(self, reply: ChatReply) -> list[Span]:
+    def first_chunk(self) -> None:
+        """Note that the stream has begun."""
+        self.attributes.setdefault(semconv.LLM_CALL_FIRST_CHUNK_MS, self._elapsed())
+
+    def answered(self, response: Json, calls: Sequence[TokenCall]) -> list[Span]:
         """The spans of a call that the backend answered.
+
+        Args:
+            response: The answer as a chat completion, or that of embeddings.
+            calls: Its choices as tokens, or nothing.
 
         Raises:
             RequestError: 502 if the answer has no choices, or token ids for some of them only.
         """
-        response = reply.response
-        choices = cast("list[dict[str, Any]]", response.get("choices") or [])
+        self._note_answer(response)
+        if self._name == semconv.EMBEDDING_SPAN:
+            self.done = True
+            return [self._span({**self.attributes, **_usage(response)}, TraceStatus(status_code="OK"))]
+        choices = cast("list[Json]", response.get("choices") or [])
         if not choices:
             raise RequestError("the backend's answer has no `choices`", status=502)
-        if reply.calls and len(reply.calls) != len(choices):
-            raise RequestError(
-                f"the backend returned token ids for {len(reply.calls)} of {len(choices)} choices", status=502
-            )
-        self._note_answer(response, recorded=bool(reply.calls))
+        if calls and len(calls) != len(choices):
+            raise RequestError(f"the backend returned token ids for {len(calls)} of {len(choices)} choices", status=502)
+        self.attributes[semconv.TOKEN_IDS] = "recorded" if calls else "unavailable"
         spans = [self._choice(index, choice) for index, choice in enumerate(choices)]
-        spans[0].attributes.update(_usage(response.get("usage")))
-        for span, call in zip(spans, reply.calls, strict=False):
+        spans[0].attributes.update(_usage(response))
+        for span, call in zip(spans, calls, strict=False):
             span.token_call = call
+        self.done = True
         return spans
 
-    def failed(self, message: str) -> list[Span]:
-        """The span of a call that got no answer."""
-        self._note_latency()
+    def failed(self, kind: str, message: str) -> list[Span]:
+        """The span of a call that got no whole answer.
+
+        Args:
+            kind: The HTTP status that the agent gets, or `cancelled`.
+            message: What went wrong.
+        """
+        self.done = True
+        self.attributes[semconv.ERROR_TYPE] = kind
+        self.attributes[semconv.LLM_CALL_LATENCY_MS] = self._elapsed()
         return [self._span(self.attributes, TraceStatus(status_code="ERROR", description=message))]
 
-    def _note_answer(self, response: dict[str, Any], *, recorded: bool) -> None:
-        self._note_latency()
-        self.attributes[TOKEN_IDS] = "recorded" if recorded else "unavailable"
+    def _note_answer(self, response: Json) -> None:
+        self.attributes[semconv.LLM_CALL_LATENCY_MS] = self._elapsed()
         for field, name in (("id", semconv.GEN_AI_RESPONSE_ID), ("model", semconv.GEN_AI_RESPONSE_MODEL)):
             if isinstance(response.get(field), str):
                 self.attributes[name] = response[field]
 
-    def _choice(self, index: int, choice: dict[str, Any]) -> Span:
+    def _choice(self, index: int, choice: Json) -> Span:
         attributes: dict[str, AttributeValue] = {
             **self.attributes,
-            CHOICE_INDEX: index,
+            semconv.LLM_CALL_CHOICE: index,
             semconv.GEN_AI_RESPONSE_FINISH_REASONS: [str(choice.get("finish_reason"))],
             semconv.GEN_AI_OUTPUT_MESSAGES: _json([choice.get("message")]),
         }
         return self._span(attributes, TraceStatus(status_code="OK"))
 
-    def _note_latency(self) -> None:
-        self.attributes[LATENCY_MS] = round((time.perf_counter() - self._clock) * 1000, 3)
+    def _elapsed(self) -> float:
+        return round((time.perf_counter() - self._clock) * 1000, 3)
 
     def _span(self, attributes: dict[str, AttributeValue], status: TraceStatus) -> Span:
         return Span.create(
-            semconv.LLM_CALL_SPAN,
+            self._name,
             rollout_id=self._attempt.rollout_id,
             attempt_id=self._attempt.attempt_id,
             trace_id=self._attempt.trace_id,
@@ -116,15 +141,20 @@ class CallRecord:
         )
 
 
-def _usage(usage: Any) -> dict[str, AttributeValue]:
+def _messages(body: Json) -> Any:
+    """What the model is asked; the text prompts of completions as messages of a user, those of token ids left out."""
+    if "prompt" not in body:
+        return body.get("messages", body.get("input"))
+    prompts: list[Any] = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
+    return [{"role": "user", "content": prompt} for prompt in prompts if isinstance(prompt, str)]
+
+
+def _usage(response: Json) -> dict[str, AttributeValue]:
+    usage = response.get("usage")
     if not isinstance(usage, dict):
         return {}
-    given = cast("dict[str, Any]", usage)
-    names = {
-        "prompt_tokens": semconv.GEN_AI_USAGE_INPUT_TOKENS,
-        "completion_tokens": semconv.GEN_AI_USAGE_OUTPUT_TOKENS,
-    }
-    return {name: given[field] for field, name in names.items() if isinstance(given.get(field), int)}
+    given = cast(Json, usage)
+    return {name: given[field] for field, name in _USAGE.items() if isinstance(given.get(field), int)}
 
 
 def _json(value: Any) -> str:

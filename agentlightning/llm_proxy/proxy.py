@@ -5,7 +5,9 @@ Called by algorithms and the trainer; puts together `routes`, `gateway` and `app
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -17,6 +19,8 @@ from agentlightning.utils.server_thread import ThreadedServer, host_in_url, is_l
 from .app import create_app
 from .backend import Backend
 from .gateway import Gateway
+from .ledger import RolloutUsage
+from .limits import MAX_PARALLEL_REQUESTS
 from .routes import ModelRoutes
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
@@ -25,16 +29,28 @@ NO_KEY = "none"
 
 
 class LLMProxy:
-    """The gateway: OpenAI's interface in front, any backend behind, every call of an attempt recorded.
+    """The gateway: OpenAI's and Anthropic's interfaces in front, any backend behind, every call of an attempt recorded.
 
     Args:
         port: Where to listen; `None`: a free port, chosen at `start`.
         model_list: Endpoints, see `update_model_list`.
         store: Where attempts are looked up and spans go.
         host: Address to listen on.
+        litellm_config: Of Agent-Lightning 0.3; its `model_list` is taken, nothing else is known here.
+        num_retries: How often a call that failed before its first token is tried again, on another endpoint if there
+            is one.
+        num_workers: Of Agent-Lightning 0.3; one event loop serves all calls, so only 1 is taken.
+        launch_mode: Of Agent-Lightning 0.3; the gateway always runs in a thread.
+        launcher_args: Of Agent-Lightning 0.3; not used.
+        middlewares: Of Agent-Lightning 0.3; not used: what its middlewares did, the gateway does.
+        callbacks: Of Agent-Lightning 0.3; not used, likewise.
         access_host: Host name in the URLs given to agents; by default `host`, or 127.0.0.1 where that is a wildcard.
         api_key: What callers must show; needed unless `host` is a loopback address.
         max_body_bytes: Longest request body; longer ones get 413.
+        max_parallel_requests: Calls that run at once over all models; further ones wait.
+        rpm: Calls that begin within a minute, over all models; further ones wait.
+        spool_dir: Directory for spans that wait for a store which can't be reached. A gateway that was killed finds
+            them there again. `None`: a temporary one, which another process would not find.
 
     `sampling_parameters` holds, by rollout mode, what is put over the agents' own parameters, as in
     `{"train": {"temperature": 1.0, "max_tokens": 512}, "val": {"temperature": 0.0}}`. `max_tokens` is an upper bound.
@@ -48,23 +64,39 @@ class LLMProxy:
         port: int | None = None,
         model_list: Sequence[Mapping[str, Any]] | None = None,
         store: LightningStore | None = None,
-        host: str = "127.0.0.1",
+        host: str | None = None,
+        litellm_config: Mapping[str, Any] | None = None,
+        num_retries: int = 2,
+        num_workers: int = 1,
+        launch_mode: str = "thread",
+        launcher_args: Any = None,
+        middlewares: Sequence[Any] | None = None,
+        callbacks: Sequence[Any] | None = None,
         *,
         access_host: str | None = None,
         api_key: str | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
+        max_parallel_requests: int | None = MAX_PARALLEL_REQUESTS,
+        rpm: int | None = None,
+        spool_dir: Path | str | None = None,
     ) -> None:
+        host = host or "127.0.0.1"
         if not is_loopback(host) and not api_key:
             raise ConfigError(
                 f"`host` {host!r} can be reached from other machines, so it needs an `api_key`; or listen on 127.0.0.1"
             )
+        if num_workers != 1:
+            raise ConfigError(f"`num_workers` is {num_workers}; leave it out: one event loop serves all calls")
+        unused = {"launcher_args": launcher_args, "middlewares": middlewares, "callbacks": callbacks}
+        for name in (name for name, value in unused.items() if value is not None):
+            warnings.warn(f"`{name}` is not used: the gateway records and streams by itself", stacklevel=2)
         self._access_host = host_in_url(host, access_host)
         self._api_key = api_key
         self._max_body_bytes = max_body_bytes
-        self._routes = ModelRoutes()
-        self._gateway = Gateway(self._routes, store)
-        self._server = ThreadedServer(host, port, self._app, name="agentlightning-gateway", on_stop=self._routes.close)
-        self.update_model_list(model_list or [])
+        self._routes = ModelRoutes(num_retries=num_retries, max_parallel_requests=max_parallel_requests, rpm=rpm)
+        self._gateway = Gateway(self._routes, store, None if spool_dir is None else Path(spool_dir))
+        self._server = ThreadedServer(host, port, self._app, name="agentlightning-gateway", on_stop=self._gateway.close)
+        self.update_model_list(model_list or _models_of(litellm_config) or [])
 
     # -- models and store -------------------------------------------------------------------------------------------
 
@@ -73,7 +105,8 @@ class LLMProxy:
 
         Args:
             model_list: Entries `{"model_name": name for agents, "litellm_params": {"model": name at the endpoint,
-                "api_base": its URL, "api_key": optional}}`. Several entries of one name share its rollouts.
+                "api_base": its URL, "api_key": optional}}`; docs/gateway.md lists all keys. Several entries of one
+                name share its rollouts.
 
         Raises:
             ConfigError: an entry that can't be used; the old list stays.
@@ -94,12 +127,53 @@ class LLMProxy:
         self._gateway.sampling_parameters = by_mode
 
     def set_store(self, store: LightningStore | None) -> None:
-        """Record into `store` from the next call on."""
-        self._gateway.use_store(store)
+        """Record into `store`.
+
+        Raises:
+            RuntimeError: the gateway runs, with another one.
+        """
+        if self.is_running() and store is not self._gateway.store:
+            raise RuntimeError("the gateway records into another store; `await proxy.stop()` first")
+        self._gateway.store = store
 
     def get_store(self) -> LightningStore | None:
         """The store that calls are recorded in, if any."""
         return self._gateway.store
+
+    def usage(self, rollout_id: str) -> RolloutUsage:
+        """What the calls of a rollout have used: tokens, and money where the model list has prices."""
+        return self._gateway.ledger.of(rollout_id)
+
+    # -- weight updates ---------------------------------------------------------------------------------------------
+
+    def pause(self, model: str | None = None) -> None:
+        """Let new calls wait until `resume`; running ones go on. From any thread.
+
+        Args:
+            model: Only calls of this name; `None`: all.
+        """
+        self._routes.pause(model)
+
+    def resume(self, model: str | None = None) -> None:
+        """Undo a `pause` with the same `model`. From any thread."""
+        self._routes.resume(model)
+
+    @property
+    def paused(self) -> bool:
+        """Whether calls of all models wait."""
+        return self._routes.paused
+
+    async def drain(self, timeout: float | None = None, model: str | None = None) -> None:
+        """Return when no call is at a backend; after `pause`, none will be until `resume`. In any event loop.
+
+        Args:
+            timeout: Longest time to wait in seconds.
+            model: Only calls of this name; `None`: all.
+
+        Raises:
+            TimeoutError: calls still run.
+        """
+        await self._routes.drain(timeout, model)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -110,6 +184,7 @@ class LLMProxy:
             ConfigError: the port is taken.
         """
         await self._server.start()
+        self._server.call_in_loop(self._gateway.deliver)
 
     async def stop(self) -> None:
         """Finish running calls (those that take longer than 10 s are cancelled) and end. Twice does no harm."""
@@ -125,6 +200,7 @@ class LLMProxy:
         return self._server.is_running()
 
     def _app(self) -> ASGIApp:
+        self._gateway.open()
         return create_app(self._gateway, api_key=self._api_key, max_body_bytes=self._max_body_bytes)
 
     # -- resources --------------------------------------------------------------------------------------------------
@@ -176,3 +252,11 @@ class LLMProxy:
         if rollout_id is None and attempt_id is None:
             return resource
         return LLM(endpoint=resource.get_base_url(rollout_id, attempt_id), **shared)
+
+
+def _models_of(litellm_config: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]] | None:
+    if litellm_config is None:
+        return None
+    if unknown := [key for key in litellm_config if key != "model_list"]:
+        warnings.warn(f"of `litellm_config` only `model_list` is used, not {unknown}", stacklevel=3)
+    return litellm_config.get("model_list")

@@ -94,14 +94,24 @@ class RequestError(AgentLightningError):
         status: HTTP status code of the answer.
         param: The request field at fault, where there is one.
         code: A short machine-readable reason, as in OpenAI's error objects.
+        retry_after: Seconds after which the request may succeed; goes to the client as `Retry-After`.
     """
 
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ):
         super().__init__(message)
         self.message = message
         self.status = status
         self.param = param
         self.code = code
+        self.retry_after = retry_after
 
     def to_body(self) -> dict[str, object]:
         """The OpenAI-style error object that goes to the client."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from agentlightning.llm_proxy import LLMProxy
+from agentlightning.llm_proxy.backend import Dialect
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import AttemptedRollout, ChatReply, TokenCall
 
@@ -41,9 +42,13 @@ def completion(model: str, texts: list[str]) -> dict[str, Any]:
 
 
 class LocalBackend:
-    """Answers within this process and keeps the bodies it got. `hold` makes calls wait, `error` makes them fail."""
+    """Answers within this process and keeps the bodies it got. `hold` makes calls wait, `error` makes them fail.
+
+    A stream waits for `hold` after its first chunk, and fails there.
+    """
 
     def __init__(self) -> None:
+        self.speaks: frozenset[Dialect] = frozenset({"chat"})
         self.bodies: list[dict[str, Any]] = []
         self.error: Exception | None = None
         self.with_tokens = True
@@ -51,12 +56,31 @@ class LocalBackend:
         self.waiting = 0
         self.cancelled = 0
 
-    async def chat(self, body: dict[str, Any]) -> ChatReply:
+    async def call(self, dialect: Dialect, body: dict[str, Any]) -> ChatReply:
         self.bodies.append(body)
+        await self._hold_or_fail()
+        return self._reply(body)
+
+    async def stream(self, dialect: Dialect, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any] | ChatReply, None]:
+        self.bodies.append(body)
+        reply = self._reply(body)
+        about = {name: reply.response[name] for name in ("id", "created", "model")}
+        for at, piece in enumerate(("ans", "wer", " 0")):
+            delta = {"role": "assistant", "content": piece} if at == 0 else {"content": piece}
+            yield {**about, "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta}]}
+            if at == 0:
+                await self._hold_or_fail()
+        last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        yield {**about, "object": "chat.completion.chunk", "choices": [last]}
+        yield reply
+
+    async def _hold_or_fail(self) -> None:
         if self.hold is not None:
             await self._wait(self.hold)
         if self.error is not None:
             raise self.error
+
+    def _reply(self, body: dict[str, Any]) -> ChatReply:
         texts = [f"answer {index}" for index in range(body.get("n") or 1)]
         calls = [self._call(body, index) for index in range(len(texts))] if self.with_tokens else []
         return ChatReply(completion(body["model"], texts), calls)

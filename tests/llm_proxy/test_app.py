@@ -70,7 +70,7 @@ async def test_the_openai_client_lists_models(proxy: LLMProxy) -> None:
         (b'{"model": 3, "messages": []}', 400, "`model` must be a string"),
         (b'{"model": "tiny"}', 400, "`messages` must be a list of messages, and is missing"),
         (b'{"model": "tiny", "messages": "hi"}', 400, "`messages` must be a list of messages, not a string"),
-        (b'{"model": "tiny", "messages": [], "stream": true}', 400, "`stream` is not served"),
+        (b'{"model": "tiny", "messages": [], "stream": 1}', 400, "`stream` must be true or false"),
         (b'{"model": "huge", "messages": []}', 404, "no model `huge` here; served models: `tiny`"),
     ],
 )
@@ -103,8 +103,10 @@ async def test_bad_bodies(
         "/rollout/ro-1/attempt/" + "a" * 200 + "/v1/chat/completions",
         "/rollout/r%C3%B6/attempt/at-1/v1/chat/completions",
         "/rollout//attempt//v1/chat/completions",
-        "/v1/embeddings",
         "/v1/chat/completions/",
+        "/v2/chat/completions",
+        "/v1/rollout/ro-1/attempt/at-1/chat/completions",
+        "/complete",
         "/",
     ],
 )

@@ -163,6 +163,20 @@ async def test_call_of_a_rollout_that_retention_has_dropped_is_not_found(
         assert (error.status_code, error.code) == (404, "unknown_rollout")
 
 
+async def test_a_gateway_that_forgot_an_attempt_goes_on_counting_its_calls(
+    proxy: LLMProxy, store: InMemoryLightningStore, rollout: AttemptedRollout, backend: LocalBackend
+) -> None:
+    """Else the seeds of its first calls would come again."""
+    async with client_for(proxy, rollout) as client:
+        for _ in range(2):
+            await client.chat.completions.create(model="tiny", messages=QUESTION)
+    await proxy.stop()
+    await proxy.start()
+    async with client_for(proxy, rollout) as client:
+        await client.chat.completions.create(model="tiny", messages=QUESTION)
+    assert [body["seed"] for body in backend.bodies] == [call_seed(11, number) for number in (1, 2, 3)]
+
+
 async def test_the_store_is_asked_once_an_attempt_even_by_calls_at_once() -> None:
     store = CountingStore()
     rollout = await store.start_rollout("a task")
@@ -171,7 +185,9 @@ async def test_the_store_is_asked_once_an_attempt_even_by_calls_at_once() -> Non
     states = await asyncio.gather(*(attempts.get(store, *ids) for _ in range(10)))
     assert store.asked == 1
     assert all(state is states[0] for state in states)
-    assert [states[0].begin_call() for _ in range(3)] == [1, 2, 3]
+    for expected in (1, 2, 3):
+        with states[0].calling() as number:
+            assert number == expected
     assert await attempts.get(store, *ids) is states[0]
     assert store.asked == 1
 
@@ -208,8 +224,12 @@ async def test_a_store_that_fails_is_said_and_asked_again(
             await client.chat.completions.create(model="tiny", messages=QUESTION)
         assert caught.value.status_code == 503
         fresh = InMemoryLightningStore()
+        with pytest.raises(RuntimeError, match="stop"):
+            proxy.set_store(fresh)
+        await proxy.stop()
         proxy.set_store(fresh)
         assert proxy.get_store() is fresh
+        await proxy.start()
         other = await fresh.start_rollout("a task")
     async with client_for(proxy, other) as client:
         await client.chat.completions.create(model="tiny", messages=QUESTION)

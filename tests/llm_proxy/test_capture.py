@@ -13,7 +13,7 @@ import pytest
 from agentlightning import semconv
 from agentlightning.adapter import episode_from_spans
 from agentlightning.llm_proxy import LLMProxy, call_seed
-from agentlightning.llm_proxy.capture import CALL_NUMBER, CHOICE_INDEX, LATENCY_MS, TOKEN_IDS
+from agentlightning.semconv import LLM_CALL_CHOICE, LLM_CALL_LATENCY_MS, LLM_CALL_NUMBER, TOKEN_IDS
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import AttemptedRollout, RequestError, Span
 
@@ -43,7 +43,7 @@ async def test_one_call_is_one_span_with_its_tokens(
     assert span.token_call.logprobs is not None
     assert span.token_call.logprobs.tolist() == [-0.5, -0.25]
     assert span.token_call.weights_version == 7
-    latency = span.attributes.pop(LATENCY_MS)
+    latency = span.attributes.pop(LLM_CALL_LATENCY_MS)
     assert isinstance(latency, float)
     assert latency >= 0
     assert span.start_time is not None
@@ -65,8 +65,9 @@ async def test_one_call_is_one_span_with_its_tokens(
         semconv.GEN_AI_RESPONSE_FINISH_REASONS: ["stop"],
         semconv.GEN_AI_USAGE_INPUT_TOKENS: 3,
         semconv.GEN_AI_USAGE_OUTPUT_TOKENS: 2,
-        CALL_NUMBER: 1,
-        CHOICE_INDEX: 0,
+        semconv.LLM_CALL_INTERFACE: "chat",
+        LLM_CALL_NUMBER: 1,
+        LLM_CALL_CHOICE: 0,
         TOKEN_IDS: "recorded",
     }
 
@@ -97,8 +98,8 @@ async def test_choices_are_spans_of_one_call(
         answer = await client.chat.completions.create(model="tiny", messages=QUESTION, n=3)
     assert len(answer.choices) == 3
     spans = await spans_of(store, rollout)
-    assert [span.attributes[CHOICE_INDEX] for span in spans] == [0, 1, 2]
-    assert {span.attributes[CALL_NUMBER] for span in spans} == {1}
+    assert [span.attributes[LLM_CALL_CHOICE] for span in spans] == [0, 1, 2]
+    assert {span.attributes[LLM_CALL_NUMBER] for span in spans} == {1}
     assert {span.attributes[semconv.GEN_AI_RESPONSE_ID] for span in spans} == {answer.id}
     assert [s.token_call.response_ids.tolist() for s in spans if s.token_call] == [[10, 2], [11, 2], [12, 2]]
     assert [span.attributes.get(semconv.GEN_AI_USAGE_OUTPUT_TOKENS) for span in spans] == [6, None, None]
@@ -122,7 +123,7 @@ async def test_a_backend_without_token_ids_is_marked(
     ("error", "status", "message"),
     [
         (RequestError("the prompt is too long", status=400, param="messages"), 400, "the prompt is too long"),
-        (RuntimeError("boom"), 500, "the backend of `tiny` failed: RuntimeError: boom"),
+        (RuntimeError("boom"), 500, "the call of `tiny` failed: RuntimeError: boom"),
     ],
 )
 async def test_a_failed_call_is_told_to_the_agent_and_recorded(
@@ -217,7 +218,7 @@ async def test_32_agents_at_once_keep_their_calls_apart(
         assert {span.attempt_id for span in spans} == {rollout.attempt.attempt_id}
         contents = [orjson.loads(str(s.attributes[semconv.GEN_AI_INPUT_MESSAGES]))[0]["content"] for s in spans]
         assert contents == [f"{index}/{turn}" for turn in range(4)]
-        assert [span.attributes[CALL_NUMBER] for span in spans] == [1, 2, 3, 4]
+        assert [span.attributes[LLM_CALL_NUMBER] for span in spans] == [1, 2, 3, 4]
         seeds = [span.attributes[semconv.GEN_AI_REQUEST_SEED] for span in spans]
         assert seeds == [call_seed(index, number) for number in range(1, 5)]
     assert len(backend.bodies) == 128
@@ -239,7 +240,7 @@ async def test_a_client_that_goes_away_cancels_its_call(
         spans = await spans_of(store, rollout)
     assert [span.status.status_code for span in spans] == ["ERROR", "OK"]
     assert "the client went away" in (spans[0].status.description or "")
-    assert [span.attributes[CALL_NUMBER] for span in spans] == [1, 2]
+    assert [span.attributes[LLM_CALL_NUMBER] for span in spans] == [1, 2]
 
 
 async def test_the_trace_becomes_an_episode(
