@@ -7,13 +7,13 @@ JSON (`gen_ai.input.messages`); others flatten messages to `gen_ai.prompt.0.role
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import orjson
 
-from agentlightning.llm_proxy.capture import CHOICE_INDEX
 from agentlightning.semconv import (
     GEN_AI_INPUT_MESSAGES,
     GEN_AI_OUTPUT_MESSAGES,
@@ -22,12 +22,14 @@ from agentlightning.semconv import (
     GEN_AI_RESPONSE_ID,
     GEN_AI_RESPONSE_MODEL,
     GEN_AI_TOOL_DEFINITIONS,
+    LLM_CALL_CHOICE,
 )
 from agentlightning.types import Span, TokenCall
 from agentlightning.utils.otel import filter_and_unflatten_attributes
 
 _AGENT_NAMES = ("agent.name", "gen_ai.agent.name", "recipient_agent_type", "langchain.chain.type", "executor.id")
 """OpenAI Agents, OpenTelemetry's convention, AutoGen, LangGraph, agent-framework: the name stands in one attribute."""
+_PREFIX = re.compile(r"^(chatcmpl-|resp_|msg_)")
 _RAW = ("llm.hosted_vllm", "llm.openai")
 """Where LiteLLM's proxy keeps the raw request and answer of a vLLM server, as text."""
 
@@ -56,6 +58,15 @@ def response_id(span: Span) -> str | None:
     return None if found is None else str(found)
 
 
+def answer_key(span: Span) -> str | None:
+    """`response_id` without the prefix of its interface: the same for all who recorded the answer.
+
+    The gateway writes down the id of the chat completion, `chatcmpl-x`; a client of Anthropic's interface saw `msg_x`.
+    """
+    found = response_id(span)
+    return None if found is None else _PREFIX.sub("", found)
+
+
 def order(span: Span) -> tuple[int, float]:
     """Sorts spans: by `sequence_id`; those that no store has numbered yet by their start."""
     return span.sequence_id, (span.start_time or 0.0) if span.sequence_id == 0 else 0.0
@@ -69,8 +80,8 @@ def without_twins(calls: Sequence[Span]) -> list[Span]:
     """
     best: dict[tuple[str, Any], Span] = {}
     for span in sorted(calls, key=order):
-        answer = response_id(span)
-        key = ("", span.span_id) if answer is None else (answer, span.attributes.get(CHOICE_INDEX, 0))
+        answer = answer_key(span)
+        key = ("", span.span_id) if answer is None else (answer, span.attributes.get(LLM_CALL_CHOICE, 0))
         known = best.get(key)
         if known is None or (known.token_call is None and span.token_call is not None):
             best[key] = span

@@ -13,28 +13,34 @@ import numpy as np
 from agentlightning.types import ConfigError, Episode, Span, TokenCall, Triplet, Turn
 
 from .graph import TokenGraph
-from .trajectory import TraceToEpisodes, episode_from_spans, missing_token_ids
+from .trajectory import Retokenize, TraceToEpisodes, backend_failures, episode_from_spans, missing_token_ids
 
 EpisodeAdapter = Callable[[Sequence[Span], str], Episode]
 """(spans of one attempt, rollout id) -> episode."""
 
 
-def episode_adapter(adapter: Any, model: str) -> EpisodeAdapter:
+def episode_adapter(adapter: Any, model: str, retokenize: Retokenize | None = None) -> EpisodeAdapter:
     """The given adapter as the training loop calls it.
 
     Args:
         adapter: `None` for `episode_from_spans`; a `TraceToEpisodes`; or any adapter or function of a rollout's spans
             that returns an `Episode` or a list of `Triplet`s, such as `TracerTraceToTriplet(agent_match="planner")`.
         model: Name of the policy in training: calls of other models are left out.
+        retokenize: See `episode_from_spans`. Only the first two kinds of adapters can do it.
 
     Raises:
-        ConfigError: `adapter` can't be called; or, from the adapter that is returned, it gave something else.
+        ConfigError: `adapter` can't be called or retokenize; or, from the adapter returned, it gave something else.
     """
     if adapter is None:
-        return lambda spans, rollout_id: episode_from_spans(spans, rollout_id, model)
+        return lambda spans, rollout_id: episode_from_spans(spans, rollout_id, model, retokenize)
     if isinstance(adapter, TraceToEpisodes):
-        adapter.model = model
+        adapter.model, adapter.retokenize = model, retokenize
         return adapter.episode
+    if retokenize is not None:
+        raise ConfigError(
+            f"`agentlightning.retokenize` is true, and the `adapter` is a {type(adapter).__name__}, which takes token "
+            "ids from spans only; leave one of them out, or derive the adapter from `TraceToEpisodes`"
+        )
     if not callable(adapter):
         raise ConfigError(
             f"`adapter` is a {type(adapter).__name__}; give an adapter, or a function from spans to an `Episode`"
@@ -83,6 +89,7 @@ def episode_from_triplets(triplets: Sequence[Triplet], spans: Sequence[Span], ro
         reward=rewards[-1] if rewards else None,
         prefix_breaks=graph.breaks,
         missing_token_ids=missing_token_ids(spans, model),
+        backend_failures=backend_failures(spans, model),
     )
 
 

@@ -19,7 +19,7 @@ from agentlightning.emitter import get_reward_value
 from agentlightning.semconv import AGL_VIRTUAL, LLM_CALL_SPAN
 from agentlightning.types import Span
 
-from .reading import agent_name, order, response_id, without_twins
+from .reading import agent_name, answer_key, order, without_twins
 
 NO_AGENT = "*"
 """Agent name of calls that no agent's span encloses."""
@@ -231,16 +231,16 @@ def name_agents(spans: Sequence[Span]) -> dict[str, str]:
         if agent is None:
             continue
         found[node.id] = agent
-        if node.span.token_call is None and (answer := response_id(node.span)) is not None:
+        if node.span.token_call is None and (answer := answer_key(node.span)) is not None:
             by_response[answer] = agent
     for span in spans:
-        if span.token_call is not None and (agent := by_response.get(response_id(span) or "")) is not None:
+        if span.token_call is not None and (agent := by_response.get(answer_key(span) or "")) is not None:
             found[span.span_id] = agent
     return found
 
 
 def _takes(span: Span) -> bool:
-    return span.token_call is None and span.name != LLM_CALL_SPAN and response_id(span) is None
+    return span.token_call is None and span.name != LLM_CALL_SPAN and answer_key(span) is None
 
 
 def _encloses(outer: Span, inner: Span) -> bool:

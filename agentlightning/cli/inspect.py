@@ -152,9 +152,9 @@ def _error(rollout: Rollout) -> str | None:
 
 
 def _failed_call(span: Span) -> bool:
-    from agentlightning.llm_proxy.capture import CALL_NUMBER
+    from agentlightning.semconv import LLM_CALL_NUMBER
 
-    return span.status.status_code == "ERROR" and CALL_NUMBER in span.attributes
+    return span.status.status_code == "ERROR" and LLM_CALL_NUMBER in span.attributes
 
 
 def _turn(index: int, episode: Episode, span: Span, row_of: dict[int, int], decode: Decode | None) -> dict[str, Any]:

@@ -245,6 +245,10 @@ class Episode:
     """The turns whose prompt does not continue an earlier one though it should."""
     missing_token_ids: int = 0
     """Answered LLM calls that are no turns because their backend gave no token ids: above 0, the episode has holes."""
+    backend_failures: int = 0
+    """Calls that the gateway or its backend failed, with a status of 429 or from 500 up: no fault of the policy's."""
+    retokenized: int = 0
+    """Turns whose tokens were made again from their text, because their backend gave no token ids: not exact."""
     rewards: dict[str, float] = field(default_factory=dict[str, float])
     """By name: the last value of each dimension that a reward had."""
 

@@ -46,7 +46,8 @@ class Sample:
     def torn(self) -> bool:
         """Whether the rollout can't be trained on, through no fault of the policy's.
 
-        It never reached the model, was cut off from outside, or a call was answered without its token ids.
+        It never reached the model, was cut off from outside, failed after the model's endpoint had failed it, or a call
+        was answered without its token ids.
         """
         attempt = self.rollout.attempt if isinstance(self.rollout, AttemptedRollout) else None
         cut_off = attempt is None or attempt.status in ("timeout", "unresponsive")
@@ -55,6 +56,7 @@ class Sample:
             or self.rollout.status == "cancelled"
             or not self.episode.turns
             or self.episode.missing_token_ids > 0
+            or (self.error is not None and self.episode.backend_failures > 0)
         )
 
 

@@ -31,6 +31,8 @@ def train_metrics(
         "training/zero_variance_groups": silent / max(len(groups), 1),
         "training/n_prefix_breaks": float(sum(len(item.sample.episode.prefix_breaks) for item in scored)),
         "training/n_calls_without_token_ids": float(sum(sample.episode.missing_token_ids for sample in samples)),
+        "training/n_calls_failed_by_backend": float(sum(sample.episode.backend_failures for sample in samples)),
+        "training/n_calls_retokenized": float(sum(sample.episode.retokenized for sample in samples)),
         "training/n_rows": float(sum(len(item.sample.episode.trajectories) for item in scored)),
         "perf/total_num_tokens": float(
             sum(len(row.token_ids) for item in scored for row in item.sample.episode.trajectories)

@@ -182,7 +182,7 @@ def _rows(item: Scored, weight: float, keep_silent: bool) -> list[Row]:
         advantages: Float32 = of_turn[turns]
         if not mask.any() or not (keep_silent or advantages[mask].any()):
             continue
-        if np.isnan(logprobs[mask]).any():
+        if np.isnan(logprobs[mask]).any() and not item.sample.episode.retokenized:
             raise TrainingError(
                 f"rollout {item.sample.rollout.rollout_id} has tokens without log-probs: what sampled them "
                 "returns none, so there is no policy ratio; serve the model with the native engine"

@@ -14,13 +14,16 @@ import time
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from agentlightning.adapter import EpisodeAdapter
 from agentlightning.credit import CreditRule
 from agentlightning.inference.engine import Engine
+from agentlightning.learner.batch import Row
 from agentlightning.learner.checkpoint import TRACKER, latest_checkpoint, load_checkpoint, save_checkpoint
 from agentlightning.learner.learner import Learner, OptimizerConfig
 from agentlightning.learner.objectives import Policy
@@ -36,6 +39,7 @@ from agentlightning.types import (
     RunExistsError,
     TrainingError,
 )
+from agentlightning.types.tokens import Float32
 
 from .config import VerlConfig
 from .daemon import AgentModeDaemon, Sample, finished_rollouts
@@ -187,7 +191,7 @@ class AgentLightningTrainer:
             )
         return samples
 
-    def _update(self, batches: list[list[Any]]) -> dict[str, float]:
+    def _update(self, batches: list[list[Row]]) -> dict[str, float]:
         """One pass of `ppo_epochs` over the mini-batches; then the engine serves the next weights version."""
         actor = self.config.actor_rollout_ref.actor
         objective = Policy(
@@ -198,6 +202,7 @@ class AgentLightningTrainer:
         )
         updates: list[dict[str, float]] = []
         with self.deployment.engine.updating():
+            batches = [self._with_logprobs(rows, objective.temperature) for rows in batches]
             for _ in range(actor.ppo_epochs):
                 for number, rows in enumerate(batches):
                     self.progress.phase_now("update", number, len(batches))
@@ -211,6 +216,14 @@ class AgentLightningTrainer:
         # The first mini-batch is scored by the very weights that sampled it: its log-ratios are the engine's error.
         metrics["training/rollout_logprob_gap"] = updates[0]["actor/abs_log_ratio"]
         return metrics
+
+    def _with_logprobs(self, rows: list[Row], temperature: float) -> list[Row]:
+        """The rows, with log-probs of the present weights where none were recorded (retokenised calls)."""
+        lacking = [row for row in rows if row.old_logprobs is not None and np.isnan(row.old_logprobs[row.mask]).any()]
+        if not lacking:
+            return rows
+        made = dict(zip(map(id, lacking), self.learner.logprobs(lacking, temperature), strict=True))
+        return [_filled(row, made[id(row)]) if id(row) in made else row for row in rows]
 
     async def _validate(self, step: int, dataset: Dataset[Any]) -> dict[str, float]:
         samples = await self.daemon.run_batch(
@@ -342,6 +355,14 @@ def _why_nothing_is_learned(samples: list[Sample]) -> str:
     if all(sample.episode.reward is None for sample in samples):
         return "no rollout has a reward; return a number from the agent, or call `agl.emit_reward`"
     return "calls came back without token ids; serve the model with the native engine"
+
+
+def _filled(row: Row, logprobs: Float32) -> Row:
+    """The row with `logprobs` (N,), of its trained tokens, where it has none."""
+    assert row.old_logprobs is not None
+    old = row.old_logprobs.copy()
+    old[row.mask] = np.where(np.isnan(old[row.mask]), logprobs, old[row.mask])
+    return replace(row, old_logprobs=old)
 
 
 def _due(step: int, every: int) -> bool:

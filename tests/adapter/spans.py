@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from agentlightning.emitter import reward_attributes
-from agentlightning.llm_proxy.capture import TOKEN_IDS
-from agentlightning.semconv import AGL_REWARD, GEN_AI_RESPONSE_ID, LLM_CALL_SPAN
+from agentlightning.semconv import AGL_REWARD, ERROR_TYPE, GEN_AI_RESPONSE_ID, LLM_CALL_SPAN, TOKEN_IDS
 from agentlightning.types import Span, TokenCall, TraceStatus
 
 
@@ -41,8 +40,9 @@ def call_without_ids(sequence_id: int) -> Span:
     return span(sequence_id, LLM_CALL_SPAN, {TOKEN_IDS: "unavailable"})
 
 
-def failed_call(sequence_id: int) -> Span:
-    return span(sequence_id, LLM_CALL_SPAN, {}, status=TraceStatus(status_code="ERROR", description="no"))
+def failed_call(sequence_id: int, kind: str = "400") -> Span:
+    status = TraceStatus(status_code="ERROR", description="no")
+    return span(sequence_id, LLM_CALL_SPAN, {ERROR_TYPE: kind}, status=status)
 
 
 def reward(sequence_id: int, value: float, **more: Any) -> Span:

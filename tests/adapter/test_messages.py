@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 from agentlightning.adapter import TraceToMessages
-from agentlightning.llm_proxy.capture import CHOICE_INDEX
-from agentlightning.semconv import LLM_CALL_SPAN
+from agentlightning.semconv import LLM_CALL_CHOICE, LLM_CALL_SPAN
 
 from .spans import failed_call, llm_call, reward, span
 
@@ -42,7 +41,7 @@ def test_every_call_is_a_conversation() -> None:
 
 def test_choices_are_apart_and_twins_are_one() -> None:
     twin = span(1, LLM_CALL_SPAN, {**FLAT, "gen_ai.response.id": "chat-2", "gen_ai.completion.0.content": "x"})
-    second = gateway_call(3, "a", "y", **{"gen_ai.response.id": "chat-2", CHOICE_INDEX: 1})
+    second = gateway_call(3, "a", "y", **{"gen_ai.response.id": "chat-2", LLM_CALL_CHOICE: 1})
     found = TraceToMessages()([twin, gateway_call(2, "a", "x"), second])
     assert [each["messages"][-1]["content"] for each in found] == ["x", "y"]
 

@@ -63,6 +63,13 @@ def test_failed_calls_are_no_turns_and_not_missing() -> None:
     assert episode.missing_token_ids == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "counts"), [("400", 0), ("404", 0), ("cancelled", 0), ("429", 1), ("500", 1), ("502", 1), ("599", 1)]
+)
+def test_calls_that_the_backend_failed_are_counted(kind: str, counts: int) -> None:
+    assert episode_from_spans([failed_call(1, kind), llm_call(2, [1], [2])], "ro-1").backend_failures == counts
+
+
 def test_answered_calls_without_token_ids_are_counted() -> None:
     episode = episode_from_spans([llm_call(1, [1], [2]), call_without_ids(2), call_without_ids(3)], "ro-1")
     assert len(episode.turns) == 1

@@ -8,8 +8,7 @@ import re
 import pytest
 
 from agentlightning.adapter import LlmProxyTraceToTriplet, TraceAdapter, TracerTraceToTriplet
-from agentlightning.llm_proxy.capture import CHOICE_INDEX
-from agentlightning.semconv import LLM_CALL_SPAN
+from agentlightning.semconv import LLM_CALL_CHOICE, LLM_CALL_SPAN
 
 from .spans import call_without_ids, failed_call, llm_call, reward, span
 
@@ -119,9 +118,20 @@ def test_token_ids_that_are_none_are_no_tokens(nonsense: object) -> None:
 def test_a_call_that_was_recorded_twice_is_one_and_its_choices_are_several() -> None:
     twin = span(1, LLM_CALL_SPAN, {"gen_ai.response.id": "chat-2"})
     first, second = llm_call(2, [1], [2]), llm_call(3, [1], [3])
-    second.attributes |= {"gen_ai.response.id": "chat-2", CHOICE_INDEX: 1}
+    second.attributes |= {"gen_ai.response.id": "chat-2", LLM_CALL_CHOICE: 1}
     for adapter in (LlmProxyTraceToTriplet(), TracerTraceToTriplet()):
         assert [t.response["token_ids"] for t in adapter([twin, first, second])] == [[2], [3]]
+
+
+@pytest.mark.parametrize("seen_as", ["chatcmpl-7", "msg_7", "resp_7"])
+def test_a_client_of_another_interface_saw_the_same_answer(seen_as: str) -> None:
+    call = llm_call(2, [1], [2])
+    call.attributes["gen_ai.response.id"] = "chatcmpl-7"
+    twin = span(1, LLM_CALL_SPAN, {"gen_ai.response.id": seen_as})
+    for adapter in (LlmProxyTraceToTriplet(), TracerTraceToTriplet()):
+        assert [(t.response["token_ids"], t.metadata["response_id"]) for t in adapter([twin, call])] == [
+            ([2], "chatcmpl-7")
+        ]
 
 
 def test_the_tracer_adapter_finds_calls_by_name() -> None:

@@ -12,8 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from agentlightning.emitter import reward_attributes
-from agentlightning.llm_proxy.capture import CALL_NUMBER, TOKEN_IDS
-from agentlightning.semconv import AGL_REWARD, LLM_CALL_SPAN
+from agentlightning.semconv import AGL_REWARD, LLM_CALL_NUMBER, LLM_CALL_SPAN, TOKEN_IDS
 from agentlightning.store import SqlLightningStore
 from agentlightning.types import Span, TokenCall, TraceStatus
 
@@ -41,14 +40,14 @@ async def fill(path: Path, tokenizer: Any) -> str:
     about = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
     spans: list[Span] = []
     for number, (prompt, response) in enumerate(calls):
-        span = Span.create(LLM_CALL_SPAN, attributes={TOKEN_IDS: "recorded", CALL_NUMBER: number + 1}, **about)
+        span = Span.create(LLM_CALL_SPAN, attributes={TOKEN_IDS: "recorded", LLM_CALL_NUMBER: number + 1}, **about)
         span.token_call = recorded(prompt, response, version=3)
         spans.append(span)
     spans.insert(1, Span.create(AGL_REWARD, attributes=reward_attributes(0.25), **about))
     dimensions = reward_attributes({"solver": 1.0, "style": 0.5}, "solver")
     spans.append(Span.create(AGL_REWARD, attributes=dimensions, **about))
     failed = TraceStatus(status_code="ERROR", description="the backend [said] no")
-    spans.append(Span.create(LLM_CALL_SPAN, attributes={CALL_NUMBER: 4}, status=failed, **about))
+    spans.append(Span.create(LLM_CALL_SPAN, attributes={LLM_CALL_NUMBER: 4}, status=failed, **about))
     await store.add_many_spans(spans)
     await store.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="succeeded")
     await store.start_rollout({"question": "nothing"})

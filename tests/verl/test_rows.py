@@ -28,13 +28,13 @@ def call(prompt, response, logprobs=True):
     return TokenCall("m", np.array(prompt, np.int32), np.array(response, np.int32), values, "stop")
 
 
-def sample(task, number, calls, reward, *, status="succeeded", error=None, missing=0):
+def sample(task, number, calls, reward, *, status="succeeded", error=None, missing=0, backend_failures=0):
     graph = TokenGraph(calls)
     trajectories, calls = graph.assemble()
     attempt = Attempt(rollout_id="r", attempt_id="a", sequence_id=1, start_time=0.0, status=status)
     rollout_status = "succeeded" if status == "succeeded" else "failed"
     rollout = AttemptedRollout(rollout_id="r", input=task, start_time=0.0, status=rollout_status, attempt=attempt)
-    episode = Episode("r", [Turn(c, None) for c in calls], trajectories, reward, [], missing)
+    episode = Episode("r", [Turn(c, None) for c in calls], trajectories, reward, [], missing, backend_failures)
     return Sample(task, number, rollout, episode, error)
 
 
@@ -110,12 +110,18 @@ def test_a_missing_reward_is_filled():
         lambda: one_turn(0, 1, None, status="timeout", error="timeout"),
         lambda: one_turn(0, 1, None, status="unresponsive", error="unresponsive"),
         lambda: one_turn(0, 1, 1.0, missing=1),
+        lambda: one_turn(0, 1, None, status="failed", error="InternalServerError", backend_failures=1),
     ],
 )
 def test_a_group_is_whole_or_dropped_whole(torn):
     whole, dropped = whole_groups([one_turn(0, 0, 1.0), torn(), one_turn(1, 0, 1.0)])
     assert [[s.task for s in group] for group in whole] == [[1]]
     assert dropped == 1
+
+
+def test_a_rollout_that_got_over_a_failure_of_the_backend_stays_in_its_group():
+    whole, dropped = whole_groups([one_turn(0, 0, 1.0), one_turn(0, 1, 1.0, backend_failures=1)])
+    assert (len(whole[0]), dropped) == (2, 0)
 
 
 def test_a_failure_of_the_agent_itself_stays_in_its_group():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from agentlightning.adapter import EpisodeAdapter, episode_adapter
@@ -175,7 +175,7 @@ class VERL(Algorithm):
                 self.config,
                 store=store,
                 deployment=Deployment(engine, loaded.model, loaded.tokenizer, resources),
-                adapter=self._episodes(path),
+                adapter=self._episodes(path, loaded.tokenizer, engine.end_ids),
                 credit=self.credit,
                 run_dir=self.run_dir,
                 resume=self.resume,
@@ -193,12 +193,15 @@ class VERL(Algorithm):
             engine.stop()
         self._report(rss.peak)
 
-    def _episodes(self, model: str) -> EpisodeAdapter:
+    def _episodes(self, model: str, tokenizer: Any, end_ids: Iterable[int]) -> EpisodeAdapter:
         """The adapter that was given here or to the trainer, for the calls of `model`."""
+        from agentlightning.adapter.retokenize import Retokenizer
+
         given = self.adapter
         if given is None and self._trainer is not None:
             given = self._trainer.adapter
-        return episode_adapter(given, model)
+        wanted = self.config.agentlightning.retokenize
+        return episode_adapter(given, model, Retokenizer(tokenizer, frozenset(end_ids)) if wanted else None)
 
     def _report(self, peak_rss_mib: float) -> None:
         """What the run came to: table, picture, `summary.json`."""

@@ -20,6 +20,9 @@ class Ours(Section):
     reward) or `last_turn`, or with parameters `{name: discounted, gamma: 0.9}`."""
     reward_fillna_value: Float = 0.0
     """Reward of a rollout that gave none."""
+    retokenize: bool = False
+    """Train on calls whose backend gave no token ids, with tokens made again from their text and log-probs of the
+    present weights. Not exact: nobody knows what was sampled. Else rollouts with such calls are left out."""
     rollout_timeout_seconds: Positive | None = 600.0
     """A rollout that runs longer has failed; null waits for ever."""
     threads: PositiveInt | None = None
