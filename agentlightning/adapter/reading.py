@@ -17,6 +17,7 @@ import orjson
 from agentlightning.semconv import (
     GEN_AI_INPUT_MESSAGES,
     GEN_AI_OUTPUT_MESSAGES,
+    GEN_AI_PROVIDER_NAME,
     GEN_AI_REQUEST_MODEL,
     GEN_AI_RESPONSE_FINISH_REASONS,
     GEN_AI_RESPONSE_ID,
@@ -27,8 +28,13 @@ from agentlightning.semconv import (
 from agentlightning.types import Span, TokenCall
 from agentlightning.utils.otel import filter_and_unflatten_attributes
 
+from .parts import from_parts
+
 _AGENT_NAMES = ("agent.name", "gen_ai.agent.name", "recipient_agent_type", "langchain.chain.type", "executor.id")
 """OpenAI Agents, OpenTelemetry's convention, AutoGen, LangGraph, agent-framework: the name stands in one attribute."""
+_CHAINS = ("langchain", "langgraph")
+_PROPERTY = "traceloop.association.properties."
+"""Where OpenLLMetry's instrumentation of LangChain keeps what LangGraph says about a step."""
 _PREFIX = re.compile(r"^(chatcmpl-|resp_|msg_)")
 _RAW = ("llm.hosted_vllm", "llm.openai")
 """Where LiteLLM's proxy keeps the raw request and answer of a vLLM server, as text."""
@@ -37,6 +43,8 @@ _RAW = ("llm.hosted_vllm", "llm.openai")
 def agent_name(span: Span) -> str | None:
     """The name of the agent that the span stands for, or `None` if it stands for none."""
     found = span.attributes
+    if found.get(GEN_AI_PROVIDER_NAME) in _CHAINS:
+        return _chain_agent(found)
     for key in _AGENT_NAMES:
         if (name := found.get(key)) is not None:
             return str(name)
@@ -48,6 +56,21 @@ def agent_name(span: Span) -> str | None:
     elif span.name.startswith("langchain.Chain."):  # Weave over LangChain
         name = found.get("lc_name")
     return None if name is None else str(name)
+
+
+def _chain_agent(found: Mapping[str, Any]) -> str | None:
+    """The agent that a span of LangChain or LangGraph stands for: one that was given a name, else a node of a graph.
+
+    Not the inner nodes of `create_agent`, and not the names that graphs and chains have by default.
+    """
+    if (name := found.get(f"{_PROPERTY}lc_agent_name")) is not None:
+        return str(name)
+    node = found.get(f"{_PROPERTY}langgraph_node")
+    inner = found.get(f"{_PROPERTY}ls_integration") == "langchain_create_agent"
+    if node is not None and node == found.get("gen_ai.task.name") and not inner:
+        return str(node)
+    name = str(found.get("gen_ai.agent.name", ""))
+    return None if name in ("", "LangGraph") or name.startswith("Runnable") else name
 
 
 def response_id(span: Span) -> str | None:
@@ -158,7 +181,7 @@ def nested(span: Span, prefix: str) -> dict[str, Any] | None:
 def _messages(span: Span, key: str, flattened: str) -> list[dict[str, Any]]:
     given = span.attributes.get(key)
     if isinstance(given, str):
-        return _dicts(_json(given))
+        return [from_parts(message) for message in _dicts(_json(given))]
     return [_openai_message(message) for message in _below(span, flattened)]
 
 

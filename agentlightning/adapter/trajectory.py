@@ -18,7 +18,7 @@ from .tree import name_agents
 _BACKEND_FAULTS = frozenset(["429", *map(str, range(500, 600))])
 
 Retokenize = Callable[[Span], TokenCall | None]
-"""Makes the tokens of a call that has none, see `retokenize.Retokenizer`; `None` where it can't."""
+"""Makes the tokens of a call that has none, see `verl.retokenize.Retokenizer`; `None` where it can't."""
 
 
 def episode_from_spans(

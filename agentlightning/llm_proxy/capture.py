@@ -52,6 +52,7 @@ class CallRecord:
         self._clock = time.perf_counter()
         self.attributes: dict[str, AttributeValue] = {
             semconv.GEN_AI_OPERATION_NAME: _OPERATIONS.get(interface, "chat"),
+            semconv.GEN_AI_PROVIDER_NAME: "openai",  # the convention's word for whose form messages and answers have
             semconv.LLM_CALL_INTERFACE: interface,
             semconv.LLM_CALL_NUMBER: number,
         }

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import orjson
 
 from agentlightning.store.base import LightningStore
+from agentlightning.tracer import export
 from agentlightning.types import ChatReply, LeaseLostError, NotFoundError, RequestError, Span, StoreClosedError
 
 from .attempts import Attempts, AttemptState, call_seed
@@ -91,6 +92,7 @@ class Gateway:
         Raises:
             ConfigError: another gateway has `spool_dir`.
         """
+        export.configure()
         self._attempts = Attempts()
         earlier = self._recorder
         self._recorder = None if self.store is None else Recorder(self.store, self._spool_dir, earlier=earlier)
@@ -150,8 +152,6 @@ class Gateway:
             async with asyncio.timeout(COMPLETE_WAIT_S):
                 await attempt.finish()
                 await self._recorder.settled(*ids, timeout=COMPLETE_WAIT_S)
-        except RuntimeError as error:
-            raise RequestError(str(error), status=422, code="incomplete") from error
         except TimeoutError as error:
             raise RequestError(
                 f"{attempt.running} calls of attempt `{ids[1]}` run, or their spans wait for the store; ask again",
@@ -252,6 +252,7 @@ class Gateway:
             if self._recorder is None:
                 raise StoreClosedError("the gateway has stopped")
             await self._recorder.record(spans)
+            export.send(spans)
         except LeaseLostError as error:
             # Forgotten, so that its next call is refused before a backend works for it.
             self._attempts.forget(spans[0].rollout_id, spans[0].attempt_id)

@@ -248,7 +248,7 @@ class LLMProxy:
             "api_key": self._api_key or NO_KEY,
             "sampling_parameters": dict(sampling_parameters or {}),
         }
-        resource = ProxyLLM(endpoint=self.base_url, **shared)
+        resource = ProxyLLM(endpoint=self.base_url, confirms_calls=True, **shared)
         if rollout_id is None and attempt_id is None:
             return resource
         return LLM(endpoint=resource.get_base_url(rollout_id, attempt_id), **shared)

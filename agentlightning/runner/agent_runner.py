@@ -26,6 +26,7 @@ from .base import Runner, as_litagent
 from .crew import Crew
 from .heartbeat import Heartbeat, LaunchMode
 from .hooks import Hook
+from .records import RECORDS_WAIT_S, Records
 from .resources import ResourceCache
 from .waiting import cancelled, stopping
 
@@ -48,6 +49,7 @@ class LitAgentRunner(Runner[T]):
             `asyncio`: on the event loop.
         heartbeat_include_gpu: Whether heartbeats carry the load of the GPUs.
         max_concurrency: How many rollouts run at once.
+        records_wait: How long a gateway may take until all calls of an attempt are in the store, in seconds.
 
     Raises:
         ValueError: a number is not positive, or `heartbeat_launch_mode` is another.
@@ -64,12 +66,14 @@ class LitAgentRunner(Runner[T]):
         heartbeat_include_gpu: bool = False,
         *,
         max_concurrency: int = 1,
+        records_wait: float = RECORDS_WAIT_S,
     ):
         given = {
             "max_rollouts": 1 if max_rollouts is None else max_rollouts,
             "max_concurrency": max_concurrency,
             "heartbeat_interval": heartbeat_interval,
             "poll_interval": poll_interval,
+            "records_wait": records_wait,
         }
         for name, value in given.items():
             if value <= 0:
@@ -92,6 +96,7 @@ class LitAgentRunner(Runner[T]):
         self._worker_id = ""
         self._underway: dict[str, Execution] = {}
         self._cache = ResourceCache()
+        self._records = Records(records_wait)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -166,6 +171,10 @@ class LitAgentRunner(Runner[T]):
         Raises:
             StoreUnavailableError: the store can't be reached.
         """
+        async with self._records:
+            await self._iterate(event)
+
+    async def _iterate(self, event: ExecutionEvent | None) -> None:
         left = self.max_rollouts
         crew = Crew(self.max_concurrency)
         try:
@@ -218,7 +227,7 @@ class LitAgentRunner(Runner[T]):
         rollout = await self.store.start_rollout(
             input, mode, resources_id=update.resources_id if update else None, worker_id=self._worker_id
         )
-        async with self._heartbeats(), stopping(event) as stop:
+        async with self._records, self._heartbeats(), stopping(event) as stop:
             work = asyncio.create_task(self._execute(rollout, lambda: None))
             try:
                 await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -266,6 +275,7 @@ class LitAgentRunner(Runner[T]):
             store=self.store,
             hooks=self._hooks,
             cache=self._cache,
+            records=self._records,
             agent_done=agent_done,
         )
         self._underway[rollout.attempt.attempt_id] = execution

@@ -1,8 +1,9 @@
 """`Execution`: one attempt, from its start to its final status. Made by `agent_runner` for each rollout.
 
-In this order: resources, the agent within its trace, all spans in one call, the final status; so a succeeded attempt
-has all its spans. Whatever is wrong with the agent or its data ends the attempt as failed. An attempt that no longer
-counts (`LeaseLostError`) is dropped: its agent is stopped and nothing is written any more.
+In this order: resources, the agent within its trace, the gateways' word that the store has all LLM calls (`records`),
+all other spans and the final status in one call; so a succeeded attempt has all its spans. Whatever is wrong with the
+agent or its data ends the attempt as failed. An attempt that no longer counts (`LeaseLostError`) is dropped: its agent
+is stopped and nothing is written any more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from agentlightning.types import (
     LeaseLostError,
     NamedResources,
     NotFoundError,
+    Span,
     StoreClosedError,
     StoreUnavailableError,
 )
@@ -31,6 +33,7 @@ from agentlightning.types import (
 from .base import Runner
 from .calls import AgentTimeout, call_agent
 from .hooks import Hook, trigger
+from .records import MissingRecords, Records, gateways_of
 from .resources import ResourceCache
 from .results import error_metadata, exception_span, result_spans
 
@@ -68,6 +71,7 @@ class Execution:
         store: Where resources come from; spans and status go there.
         hooks: Called around the attempt.
         cache: The runner's resources.
+        records: Asks the gateways.
         agent_done: Called once the runner may begin another attempt: when the agent has finished, though its spans
             are still being written; after `on_rollout_end` if there are hooks.
     """
@@ -81,6 +85,7 @@ class Execution:
         store: LightningStore,
         hooks: Sequence[Hook],
         cache: ResourceCache,
+        records: Records,
         agent_done: Callable[[], None] = lambda: None,
     ):
         self.rollout = rollout
@@ -92,6 +97,10 @@ class Execution:
         self._tracer: Tracer = runner.tracer
         self._hooks = hooks
         self._cache = cache
+        self._records = records
+        self._gateways: dict[str, str | None] = {}
+        self._unsent: list[Span] = []
+        """Spans that go to the store together with the final status."""
         self._agent_done = agent_done
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
@@ -140,7 +149,11 @@ class Execution:
             return self._drop(lost)
         except (ValueError, TypeError) as unfit:  # the store refuses the agent's spans: bad data, not a bad store
             error = unfit
-        await self._finish(error)
+        try:
+            await self._finish(error)
+        except (ValueError, TypeError) as unfit:
+            error = unfit
+            await self._finish(error)  # without them
         return error
 
     def _drop(self, error: Exception) -> Exception:
@@ -152,15 +165,41 @@ class Execution:
         about: dict[str, Any] = {"agent": self._agent, "runner": self._runner, "rollout": rollout}
         ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
         await trigger(self._hooks, "on_rollout_start", **about)
-        async with self._tracer.trace_context(rollout.rollout_id, **ids, store=store) as trace:
-            await trigger(self._hooks, "on_trace_start", tracer=self._tracer, **about)
-            error = await self._run_agent(trace)
-            await trigger(self._hooks, "on_trace_end", tracer=self._tracer, **about)
-            if not self._hooks:
-                self._agent_done()
-        if self._hooks:
-            spans = await store.query_spans(rollout.rollout_id, rollout.attempt.attempt_id)
-            await trigger(self._hooks, "on_rollout_end", spans=spans, **about)
+        try:
+            async with self._tracer.trace_context(rollout.rollout_id, **ids, store=store) as trace:
+                await trigger(self._hooks, "on_trace_start", tracer=self._tracer, **about)
+                try:
+                    error = await self._run_agent(trace)
+                finally:
+                    await trigger(self._hooks, "on_trace_end", tracer=self._tracer, **about)
+                if not self._hooks:  # which see the spans in the store before the attempt ends
+                    self._unsent = trace.take()
+                    self._agent_done()
+            return await self._recorded(error)
+        finally:
+            if self._hooks:
+                await trigger(self._hooks, "on_rollout_end", spans=await self._stored_spans(), **about)
+
+    async def _stored_spans(self) -> Sequence[Span]:
+        """Those of the attempt; none where the store is gone."""
+        if not isinstance(self.lost, STORE_GONE):
+            with contextlib.suppress(*STORE_GONE):  # what is written next tells
+                return await self._store.query_spans(self.rollout.rollout_id, self.rollout.attempt.attempt_id)
+        return []
+
+    async def _recorded(self, error: Exception | None) -> Exception | None:
+        """Wait until the store has all LLM calls; what the attempt has failed with after that."""
+        if not self._gateways:
+            return error
+        self._due(PATIENCE_S + self._records.wait)
+        try:
+            await self._records.confirm(self._gateways)
+        except MissingRecords as missing:
+            if error is not None:
+                logger.warning("rollout %s failed, and misses LLM calls: %s", self.rollout.rollout_id, missing)
+                return error
+            self._unsent.append(exception_span(missing, self.rollout))
+            return missing
         return error
 
     async def _run_agent(self, trace: AttemptTrace) -> Exception | None:
@@ -192,6 +231,7 @@ class Execution:
         resources = await self._cache.get(self._store, self.rollout)
         if resources is None and self._agent.needs_resources:
             raise MissingResources(_no_resources(self.rollout))
+        self._gateways = gateways_of(resources or {}, self.rollout)
         return resources or {}
 
     async def _finish(self, error: Exception | None) -> None:
@@ -202,7 +242,8 @@ class Execution:
             logger.info("rollout %s failed: %s: %s", self.rollout.rollout_id, type(error).__name__, error)
             changes["metadata"] = {**(attempt.metadata or {}), "error": error_metadata(error)}
         try:
-            await self._store.update_attempt(self.rollout.rollout_id, attempt.attempt_id, **changes)
+            spans, self._unsent = self._unsent, []
+            await self._store.end_attempt(self.rollout.rollout_id, attempt.attempt_id, spans=spans, **changes)
         except (LeaseLostError, NotFoundError) as lost:
             self._drop(lost)
 

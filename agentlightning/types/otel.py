@@ -6,9 +6,11 @@ attributes.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, cast
 
+import orjson
 from pydantic import BaseModel, BeforeValidator, Field
 
 AttributeValue = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
@@ -23,11 +25,32 @@ def seconds(nanoseconds: int | None) -> float | None:
 
 
 def plain_attributes(values: Mapping[str, Any] | None) -> Attributes:
-    """A copy of OpenTelemetry's attributes, with lists where it has tuples."""
-    return {
-        key: list(cast("Sequence[Any]", value)) if isinstance(value, tuple) else value
-        for key, value in (values or {}).items()
-    }
+    """OpenTelemetry's attributes as ours are: lists for tuples, JSON for what is nested; `None` is left out."""
+    return {key: _plain(value) for key, value in (values or {}).items() if value is not None}
+
+
+def _plain(value: Any) -> AttributeValue:
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, (list, tuple)):
+        items = list(cast("Sequence[Any]", value))
+        if len({type(item) for item in items}) <= 1 and all(
+            isinstance(item, (str, bool, int, float)) for item in items
+        ):
+            return items
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    try:
+        return orjson.dumps(value, default=_jsonable, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # beyond JSON: an integer of more than 64 bits, a lone surrogate
+        return str(value)
+
+
+def _jsonable(value: Any) -> Any:
+    """What OpenTelemetry's attributes hold and JSON does not."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return dict(cast("Mapping[Any, Any]", value)) if isinstance(value, Mapping) else str(value)
 
 
 class SpanContext(BaseModel):

@@ -29,9 +29,16 @@ class LLM(Resource):
 
 
 class ProxyLLM(LLM):
-    """An LLM behind our gateway, whose URL says which rollout and attempt is calling."""
+    """An LLM behind our gateway, whose URL says which rollout and attempt is calling.
+
+    Made by `LLMProxy.as_resource`: before an attempt ends, its runner asks the gateway whether all calls are on record.
+    An endpoint of another kind is an `LLM`.
+    """
 
     resource_type: Literal["proxy_llm"] = "proxy_llm"  # type: ignore[assignment]  # the discriminator of the union
+    confirms_calls: bool = False
+    """Whether the runner can ask the gateway if all calls of an attempt are in the store; `LLMProxy.as_resource` says
+    so. Made by hand, a `ProxyLLM` may stand for a gateway that knows nothing of attempts."""
 
     def get_base_url(self, rollout_id: str | None = None, attempt_id: str | None = None) -> str:
         """The URL for one attempt: `/rollout/<rid>/attempt/<aid>` goes in front of a trailing `/v1`.

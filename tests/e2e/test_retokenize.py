@@ -10,11 +10,11 @@ import pytest
 from transformers import AutoTokenizer
 
 import agentlightning as agl
-from agentlightning.adapter.retokenize import Retokenizer
 from agentlightning.llm_proxy import Backend, LLMProxy
 from agentlightning.llm_proxy.backend import Dialect, Json
 from agentlightning.semconv import GEN_AI_INPUT_MESSAGES, GEN_AI_OUTPUT_MESSAGES
 from agentlightning.types import ChatReply, ConfigError, Span, TrainingError
+from agentlightning.verl.retokenize import Retokenizer
 
 from .letters import TASKS, config, letters_agent, make_model
 

@@ -58,6 +58,19 @@ async def test_resuming_one_model_wakes_only_its_calls() -> None:
     await waits["b"]
 
 
+async def test_who_is_let_in_too_late_waits_again() -> None:
+    gate = Gate()
+    gate.pause()
+    task = asyncio.create_task(gate.opened("m"))
+    await asyncio.sleep(0)
+    gate.resume()
+    gate.pause()
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    gate.resume()
+    await task
+
+
 async def test_who_goes_away_is_forgotten() -> None:
     gate = Gate()
     gate.pause()

@@ -230,8 +230,17 @@ async def test_with_all_endpoints_ill_they_are_tried_all_the_same() -> None:
         with pytest.raises(RequestError):
             await call(routes)
         assert [server.asked for server in servers] == [1, 1, 1]
-        servers[1].answer = whole
-        assert await call(routes) == "fine"
+        for ask in (call, chunks):
+            for server in servers:
+                server.answer = status(500)
+            with pytest.raises(RequestError):
+                await ask(routes)
+            servers[1].answer = whole
+            await ask(routes)
+            before = [server.asked for server in servers]
+            for number in range(10):  # it has answered, so it is well, whatever `/models` says
+                await ask(routes, f"ro-{number}")
+            assert [server.asked - was for server, was in zip(servers, before, strict=True)] == [0, 10, 0]
 
 
 async def test_a_failure_in_this_process_is_not_tried_again() -> None:

@@ -189,6 +189,7 @@ def test_as_resource() -> None:
         "model": "first",
         "api_key": "none",
         "sampling_parameters": {"temperature": 0.5},
+        "confirms_calls": True,
     }
     assert resource.get_base_url("ro-1", "at-1") == "http://127.0.0.1:4000/rollout/ro-1/attempt/at-1/v1"
     attempt = proxy.as_resource("ro-1", "at-1", model="second")

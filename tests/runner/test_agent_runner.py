@@ -607,6 +607,47 @@ async def test_hooks_come_in_order_and_can_emit(store: InMemoryLightningStore, c
     assert "`Broken.on_trace_end` failed; the rollout goes on" in caplog.text
 
 
+class Moments(Hook):
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def on_trace_end(self, *, rollout: Any, **_: Any) -> None:
+        emit_message("cut off")
+        self.seen.append("traced")
+
+    async def on_rollout_end(self, *, spans: Any, **_: Any) -> None:
+        self.seen.append(f"end {[span.name for span in spans]}")
+
+
+@pytest.mark.parametrize(("what", "stored"), [("runner", ["agentlightning.message"]), ("rollout", []), ("store", [])])
+async def test_hooks_see_the_end_of_an_attempt_that_is_cut_off(
+    store: InMemoryLightningStore, what: str, stored: list[str]
+):
+    started, moments = asyncio.Event(), Moments()
+
+    @rollout
+    async def agent(task: Any) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    queued = await store.enqueue_rollout(1)
+    with new_runner(heartbeat_interval=0.01).run_context(agent=agent, store=store, hooks=[moments]) as runner:
+        work = asyncio.create_task(runner.iter())
+        await started.wait()
+        if what == "rollout":
+            await store.update_rollout(queued.rollout_id, status="cancelled")
+            async with asyncio.timeout(30):
+                while len(moments.seen) < 2:  # noqa: ASYNC110  # it has no event
+                    await asyncio.sleep(0.01)
+        if what == "store":
+            await store.close()
+        else:
+            work.cancel()
+        await asyncio.wait({work}, timeout=30)
+    assert work.done()
+    assert moments.seen == ["traced", f"end {stored}"]
+
+
 class Beaten(InMemoryLightningStore):
     """Says when an attempt has had a heartbeat."""
 

@@ -161,7 +161,9 @@ class VERL(Algorithm):
                 path,
                 engine.context,
             )
-        proxy = self.get_llm_proxy() or LLMProxy(store=store)
+        # A resumed run finds there what its gateway kept when it was killed.
+        spool = None if self.run_dir is None else self.run_dir / "spool"
+        proxy = self.get_llm_proxy() or LLMProxy(store=store, spool_dir=spool)
         proxy.set_backend(path, ChatService(engine, loaded.tokenizer, path))
         proxy.sampling_parameters = self._sampling()
         engine.start()
@@ -195,7 +197,7 @@ class VERL(Algorithm):
 
     def _episodes(self, model: str, tokenizer: Any, end_ids: Iterable[int]) -> EpisodeAdapter:
         """The adapter that was given here or to the trainer, for the calls of `model`."""
-        from agentlightning.adapter.retokenize import Retokenizer
+        from agentlightning.verl.retokenize import Retokenizer
 
         given = self.adapter
         if given is None and self._trainer is not None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar, cast
 from urllib.parse import urlsplit
 
 from agentlightning.types import ChatReply, RequestError
+from agentlightning.utils.collector import collector_paused
 
 from ..backend import Dialect, Json
 from ..dialects.messages.chunks import MessageReader
@@ -103,11 +104,12 @@ class HttpBackend:
         self._check(dialect)
         version = self._version()
         sent, data = await self._asked(dialect, body, lambda sent: self._post(dialect, sent))
-        response = self._upstream.read_object(data)
-        if dialect not in self.ask:
-            return ChatReply(response, [])
-        self._check_choices(response, data)
-        return self._reply(body, sent, response, version)
+        with collector_paused():
+            response = self._upstream.read_object(data)
+            if dialect not in self.ask:
+                return ChatReply(response, [])
+            self._check_choices(response, data)
+            return self._reply(body, sent, response, version)
 
     async def stream(self, dialect: Dialect, body: Json) -> AsyncGenerator[Json | ChatReply, None]:
         """Answer one request with its chunks as they arrive, and at last with the whole `ChatReply`.

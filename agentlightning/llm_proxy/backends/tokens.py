@@ -16,6 +16,8 @@ from agentlightning.types.tokens import Float32, Int32
 
 from ..backend import Json
 
+MAX_ID = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
@@ -70,11 +72,12 @@ def _call(choice: Json, prompt: Any, sampled: Sampled) -> tuple[TokenCall, bool]
 
 
 def _ids(values: Any) -> Int32:
-    # `array` refuses floats and numbers that don't fit, which numpy would cut down in silence.
-    ids = np.frombuffer(array("i", values), np.int32)
-    if len(ids) and ids.min() < 0:
-        raise ValueError(f"negative token id {ids.min()}")
-    return ids
+    # `array` refuses floats, negative numbers and those that don't fit, which numpy would cut down in silence.
+    # Unsigned, as it takes less than half the time of a signed one.
+    ids = np.frombuffer(array("I", values), np.uint32)
+    if len(ids) and ids.max() > MAX_ID:
+        raise ValueError(f"token id {ids.max()} is larger than {MAX_ID}")
+    return ids.view(np.int32)
 
 
 def _logprobs(given: Any, count: int, echoed: int) -> Float32 | None:

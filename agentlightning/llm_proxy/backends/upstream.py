@@ -128,6 +128,7 @@ class Upstream:
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),  # an endpoint's cookies are nobody's, and not all agents'
             )
         try:
             data = orjson.dumps(body)

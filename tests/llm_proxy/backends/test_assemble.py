@@ -241,7 +241,7 @@ def whole(**changes: Any) -> Json:
     [
         (whole(token_ids=[7, 2.5]), "malformed tokens"),
         (whole(token_ids=[7, 2**40]), "malformed tokens"),
-        (whole(token_ids=[7, -1]), "negative token id -1"),
+        (whole(token_ids=[7, -1]), "negative value"),
         (whole(token_ids="ab"), "malformed tokens"),
         (whole(token_ids=7), "malformed tokens"),
         (whole() | {"prompt_token_ids": {"a": 1}}, "malformed tokens"),

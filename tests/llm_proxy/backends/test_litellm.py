@@ -115,9 +115,12 @@ async def test_only_what_openai_takes_is_passed_on(dialect: Any, more: Json, nam
     assert caught.value.status == 400
 
 
-async def test_only_chat_streams() -> None:
+async def test_only_chat_streams_and_only_one_choice() -> None:
+    backend = LiteLLMBackend("openai/x")
     with pytest.raises(RequestError, match="can't be streamed"):
-        await anext(LiteLLMBackend("openai/x").stream("embeddings", {"model": "agent", "input": "x"}))
+        await anext(backend.stream("embeddings", {"model": "agent", "input": "x"}))
+    with pytest.raises(RequestError, match="`n` choices of 'openai/x' can't be streamed"):
+        await anext(backend.stream("chat", chat(n=2)))
 
 
 @pytest.mark.skipif(litellm is not None, reason="LiteLLM is installed")

@@ -1,7 +1,7 @@
 """`Retokenizer`: tokens for calls that came back without any, made again from their text.
 
-Used by `trajectory`, and only where the user asks for it (`agentlightning.retokenize`): nobody knows whether these are
-the tokens that were sampled, so whoever trains on them should count them.
+Handed to the adapter by `VERL`, only where the user asks for it (`agentlightning.retokenize`): nobody knows whether
+these are the tokens that were sampled, so they are counted.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
+from agentlightning.adapter.reading import answer_messages, request_messages, tool_definitions
 from agentlightning.inference.chat import messages_for_template
 from agentlightning.semconv import GEN_AI_REQUEST_MODEL, GEN_AI_RESPONSE_FINISH_REASONS
 from agentlightning.types import RequestError, Span, TokenCall
-
-from .reading import answer_messages, request_messages, tool_definitions
 
 logger = logging.getLogger(__name__)
 
