@@ -1,8 +1,8 @@
 """What Agent-Lightning 0.3 has and this package leaves out, with what to use instead.
 
-Package and rooms ask `missing` in their module `__getattr__`, so that `from agentlightning import AgentOpsTracer` says
-what replaces it; `install` does the same for whole modules. `docs/compatibility.md` shows the same table. Imports
-nothing of the package.
+Package and rooms ask `missing` in their module `__getattr__`, so that `agl.AgentOpsTracer` says what replaces it;
+`install` does the same for whole modules and for `from agentlightning import AgentOpsTracer`. `docs/compatibility.md`
+shows the same table. Imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ MODULES: Final[dict[str, str]] = {
     "agentlightning.server": NAMES["AgentLightningServer"],
     "agentlightning.config": NAMES["lightning_cli"],
     "agentlightning.reward": "import from `agentlightning.emitter`",
-    "agentlightning.instrumentation": _TRACER,
     "agentlightning.runner.legacy": NAMES["LegacyAgentRunner"],
     "agentlightning.tracer.agentops": _TRACER,
     "agentlightning.tracer.weave": _TRACER,
@@ -54,28 +53,32 @@ MODULES: Final[dict[str, str]] = {
 """Module -> what to use instead."""
 
 
-def missing(module: str, name: str) -> Exception:
-    """What the `__getattr__` of `module` raises for a name that it doesn't have.
-
-    `ImportError` for what is left out on purpose: `from module import name` drops the text of an `AttributeError`.
-    """
-    if name in NAMES:
-        return ImportError(f"`{module}.{name}` does not exist here: {NAMES[name]}", name=module)
-    return AttributeError(f"module `{module}` has no attribute `{name}`", name=name)
+def missing(module: str, name: str) -> AttributeError:
+    """What the `__getattr__` of `module` raises for a name that it doesn't have."""
+    said = f"`{module}.{name}` does not exist here: {NAMES[name]}" if name in NAMES else None
+    return AttributeError(said or f"module `{module}` has no attribute `{name}`", name=name)
 
 
 class _LeftOut(MetaPathFinder):
-    """Asked last of all, so only for modules that nobody else finds."""
+    """Asked last of all, so only for modules that nobody else finds.
+
+    `from package import name` asks for the module `package.name` where the package has no such attribute, and drops the
+    text of the `AttributeError`.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname in MODULES:
             raise ModuleNotFoundError(f"`{fullname}` does not exist here: {MODULES[fullname]}", name=fullname)
+        package, _, name = fullname.rpartition(".")
+        if name in NAMES and package.partition(".")[0] == __package__:
+            # Not `ModuleNotFoundError`, which `from package import name` takes for an ordinary miss.
+            raise ImportError(str(missing(package, name)), name=package)
         return None
 
 
 def install() -> None:
-    """Let imports of the modules in `MODULES` say what to use instead."""
+    """Let imports of what is in `MODULES` and `NAMES` say what to use instead."""
     if not any(isinstance(finder, _LeftOut) for finder in sys.meta_path):
         sys.meta_path.append(_LeftOut())

@@ -2,8 +2,8 @@
 
 It reads its job from stdin and runs the runner bundle until it ends. Afterwards stdin carries orders: a line `stop`
 means finish what is under way and end; its end means that the parent is gone, so stop at once. Reports go out on
-stdout, one line each (`due ID SECONDS`, `ended ID`, and at a good end `finished`); what agents print goes to stderr,
-where the parent passes it on.
+stdout, one line each (`ready` once the job is loaded, `due ID SECONDS`, `ended ID`, and at a good end `finished`); what
+agents print goes to stderr, where the parent passes it on.
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ class ChildHost:
         self._watched: set[str] = set()
         self._last_report = -REPORT_S
 
+    def ready(self) -> None:
+        """The job is loaded: another process may begin to load its own."""
+        self._report("ready")
+
     def due(self, attempt_id: str, seconds: float) -> None:
         """The attempt is watched from now on."""
         self._watched.add(attempt_id)
@@ -108,6 +112,7 @@ def main() -> None:
         _exit(BAD_JOB)
     host = ChildHost(about["worker_name"], reports, event)
     install_host(host)
+    host.ready()
     signal.signal(signal.SIGINT, _ignore)  # Ctrl-C reaches the whole terminal; the parent says what to do
     asyncio.run(_run(bundle, store, about["worker_number"], host, event, orphaned))
 

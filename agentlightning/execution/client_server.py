@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Literal, cast, get_args
@@ -23,6 +24,8 @@ from .job import pickled
 from .run import Run, refuse_running_loop
 
 if TYPE_CHECKING:
+    from agentlightning.store.client_server import LightningStoreServer
+
     from .supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -139,16 +142,15 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         self, algorithm: AlgorithmBundle, runner: RunnerBundle, supervisor: Supervisor | None, store: LightningStore
     ) -> None:
         """Serve the store while the run lasts; it stays open afterwards. Processes start up before it is served."""
-        from agentlightning.store.client_server import LightningStoreClient, LightningStoreServer
-
-        server = LightningStoreServer(store, self.server_host, self.server_port, token=self.token)
+        servers: list[LightningStoreServer] = []
         handle: Future[bytes] = Future()
 
         async def serve_and_run(store: LightningStore, event: ExecutionEvent) -> None:
             try:
+                server = self._server(store)
+                servers.append(server)
                 await server.start()
-                # A client in place of the server, so that runner processes need not import one.
-                handle.set_result(pickled("the store", LightningStoreClient(server.endpoint, token=self.token)))
+                handle.set_result(self._client_of(server))
             except BaseException as error:
                 handle.set_exception(error)
                 raise
@@ -166,7 +168,19 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             else:
                 self._execute_here(serve_and_run, runner, store)
         finally:
-            asyncio.run(server.stop())
+            for server in servers:
+                asyncio.run(server.stop())
+
+    def _server(self, store: LightningStore) -> LightningStoreServer:
+        from agentlightning.store.client_server import LightningStoreServer  # 0.2 s in which processes start already
+
+        return LightningStoreServer(store, self.server_host, self.server_port, token=self.token)
+
+    def _client_of(self, server: LightningStoreServer) -> bytes:
+        """In place of the server, so that runner processes need not import one."""
+        from agentlightning.store.client import LightningStoreClient
+
+        return pickled("the store", LightningStoreClient(server.endpoint, token=self.token))
 
     async def _let_runners_end(self, store: LightningStore) -> None:
         """Serve on while runners elsewhere finish what is under way, so that they need not wonder where we are."""
@@ -234,6 +248,8 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
 
 def _is_remote(store: LightningStore) -> bool:
+    if "agentlightning.store.client" not in sys.modules:
+        return False  # nobody has made a client or a server, and to import them takes 0.2 s
     from agentlightning.store.client_server import LightningStoreClient, LightningStoreServer
 
     return isinstance(store, LightningStoreClient) or (isinstance(store, LightningStoreServer) and store.is_running())

@@ -32,6 +32,8 @@ class ChildProcess:
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._on_finished = on_finished
         self._has_job = False
+        self._ready = asyncio.Event()
+        """Set when it has loaded its job, or ended."""
         self._deadlines: dict[str, float] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._readers: list[asyncio.Task[None]] = []
@@ -55,6 +57,11 @@ class ChildProcess:
         """Give it its job, once."""
         self._has_job = True
         await self._send(job)
+
+    async def wait_ready(self, timeout: float) -> None:
+        """Return when it has loaded its job, when it has ended, or after `timeout` seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ready.wait(), timeout)
 
     def stop(self) -> None:
         """Have it finish what is under way and end; at once if it has no job yet."""
@@ -110,15 +117,19 @@ class ChildProcess:
 
     async def _read_reports(self, stream: asyncio.StreamReader) -> None:
         async for line in stream:
-            if line == b"finished\n":
-                self.finished = True
-                continue
-            kind, attempt_id, *more = line.decode().split()
-            if kind == "due":
-                self._deadlines[attempt_id] = time.monotonic() + float(more[0])
-            else:
-                self._deadlines.pop(attempt_id, None)
-                self._on_finished()
+            match line.decode().split():
+                case ["ready"]:
+                    self._ready.set()
+                case ["finished"]:
+                    self.finished = True
+                case ["due", attempt_id, seconds]:
+                    self._deadlines[attempt_id] = time.monotonic() + float(seconds)
+                case ["ended", attempt_id]:
+                    self._deadlines.pop(attempt_id, None)
+                    self._on_finished()
+                case _:
+                    raise AssertionError(f"a runner process reported {line!r}")
+        self._ready.set()
 
     async def _pass_on(self, stream: asyncio.StreamReader) -> None:
         rest = b""

@@ -7,9 +7,12 @@ What the runners' side is differs: bundles in a thread (`shared_memory`) or proc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
 
 from agentlightning.store.base import LightningStore
 
@@ -118,6 +121,8 @@ class Run:
             if not algorithm.done():
                 algorithm.cancel()
                 await asyncio.wait({algorithm})
+            elif not algorithm.cancelled():
+                algorithm.exception()  # a `KeyboardInterrupt` has left the loop by itself: no "never retrieved"
         if not algorithm.cancelled():
             algorithm.result()
 
@@ -133,6 +138,24 @@ class Run:
                 )
             await asyncio.wait({stop}, timeout=1.0)
         await stop
+
+
+@contextlib.contextmanager
+def sigint_handled_by(handler: Any) -> Generator[None, None, None]:
+    """For code in an event loop that does not await: asyncio's own handler only cancels the task, which that code would
+    never notice. Does nothing in other threads than the main one, which get no signals.
+
+    Args:
+        handler: What `signal.getsignal` gave before the loop ran.
+    """
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    of_the_loop = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, of_the_loop)
 
 
 def refuse_running_loop() -> None:

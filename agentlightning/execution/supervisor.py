@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 CRASH_WINDOW_S = 60.0
 CHECK_S = 0.5
 """How often hung processes are looked for."""
+TURN_S = 5.0
+"""How long the start of a process keeps others from starting: what takes longer waits rather than computes."""
 _numbers = count()
 """Runner processes that this process has started: part of their names."""
 
@@ -77,6 +79,8 @@ class Supervisor:
         self._bundle = bundle
         self._children: set[ChildProcess] = set()
         self._crashes: dict[int, list[float]] = {}
+        self._turns = asyncio.Semaphore(_cores())
+        """A start computes for half a second: more at once than there are cores would all be ready late."""
         self._stopping = False
 
     async def run(self, store: LightningStore, handle: Awaitable[bytes], stop: ExecutionEvent) -> None:
@@ -127,14 +131,8 @@ class Supervisor:
             child = ChildProcess(f"{socket.gethostname()}-{os.getpid()}-{number}", self._crashes.clear)
             self._children.add(child)
             try:
-                await child.start()
-                await asyncio.wait({handle})
-                if handle.cancelled():
-                    return  # stopped before there was a store
-                about = surroundings(child.worker_name, number)
-                await child.assign(Job(about, self._bundle, handle.result()).to_bytes())
-                if self._stopping:
-                    child.stop()
+                if not await self._begin(child, number, handle):
+                    return
                 code = await child.wait()
             finally:
                 child.kill()
@@ -145,6 +143,22 @@ class Supervisor:
             if self._stopping or (done and not child.killed_as_hung):
                 return
             await self._judge(slot, child, code)
+
+    async def _begin(self, child: ChildProcess, number: int, handle: asyncio.Future[bytes]) -> bool:
+        """Start a process when it is its turn, and give it its job; false: stopped before there was one."""
+        async with self._turns:
+            if self._stopping:
+                return False
+            await child.start()
+            await asyncio.wait({handle})
+            if handle.cancelled():
+                return False
+            about = surroundings(child.worker_name, number)
+            await child.assign(Job(about, self._bundle, handle.result()).to_bytes())
+            if self._stopping:
+                child.stop()
+            await child.wait_ready(TURN_S)
+        return True
 
     async def _judge(self, slot: int, child: ChildProcess, code: int) -> None:
         """After the unasked end of a child: return when it may be replaced, raise if that makes no sense."""
@@ -218,6 +232,11 @@ class Supervisor:
 
 async def _ended(tasks: set[asyncio.Task[None]], timeout: float) -> bool:
     return not (await asyncio.wait(tasks, timeout=timeout))[1]
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _end(code: int) -> str:

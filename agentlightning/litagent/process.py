@@ -1,5 +1,9 @@
 """`Program`: another program as a process group that ends when it shall, and the last of what it printed.
 
+A program begins as a shell that waits for a line on its standard input and then becomes the program. It gets the line
+once the guard knows its group, so nothing is left behind whenever this process is killed: a shell without its line sees
+the end of its input and exits, and the guard ends the others.
+
 Called by `command_agent` and `warm`. Nothing here blocks the event loop.
 """
 
@@ -7,10 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import re
+import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from .guard import guard
 
@@ -19,6 +26,9 @@ TAIL_BYTES = 16_384
 DRAIN_S = 1.0
 """How long to wait for the last output of a program that has ended. Only what left the process group keeps a stream
 open so long."""
+_GATE = 'read -r AGL_GATE || exit 1; exec "$@"'
+_SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+"""Variables that every shell hands on; some drop others, such as `npm.registry`."""
 
 
 class CommandFailed(RuntimeError):
@@ -98,15 +108,43 @@ class Program(asyncio.SubprocessProtocol):
         Raises:
             CommandFailed: there is no such program or directory, or it may not be executed.
         """
-        loop = asyncio.get_running_loop()
-        options: dict[str, Any] = {"env": dict(env), "cwd": cwd, "start_new_session": True}
-        options["stdin"] = asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL
-        starting = asyncio.ensure_future(loop.subprocess_exec(lambda: cls(argv[0], on_stdout), *argv, **options))
         try:
-            return (await asyncio.shield(starting))[1]
+            program = await cls._start_gated(argv, dict(env), cwd, stdin, on_stdout)
         except (OSError, ValueError) as error:
             where = f" in `{cwd}`" if cwd is not None else ""
             raise CommandFailed(f"`{argv[0]}` can't be started{where}: {error}") from error
+        guard().watch(program.pid)
+        program.send(b"\n")
+        if not stdin:
+            program.close_stdin()
+        return program
+
+    @classmethod
+    async def _start_gated(
+        cls,
+        argv: Sequence[str],
+        env: dict[str, str],
+        cwd: str | None,
+        stdin: bool,
+        on_stdout: Callable[[bytes], None] | None,
+    ) -> Program:
+        """A shell that becomes the program when it gets a line."""
+        _check_executable(argv[0], env, cwd)
+        loop = asyncio.get_running_loop()
+        gate = _GATE if stdin else _GATE + " </dev/null"
+        gated = ("/bin/sh", "-c", gate, "agl-gate", *_past_the_shell(env), *argv)
+        starting = asyncio.ensure_future(
+            loop.subprocess_exec(
+                lambda: cls(argv[0], on_stdout),
+                *gated,
+                stdin=asyncio.subprocess.PIPE,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+            )
+        )
+        try:
+            return (await asyncio.shield(starting))[1]
         except asyncio.CancelledError:
             (outcome,) = await asyncio.gather(starting, return_exceptions=True)  # asyncio would kill half of it
             if not isinstance(outcome, BaseException):
@@ -183,9 +221,8 @@ class Program(asyncio.SubprocessProtocol):
     # -- what asyncio calls -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The program runs."""
+        """The shell runs."""
         self._transport = cast("asyncio.SubprocessTransport", transport)
-        guard().watch(self.pid)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """It printed something."""
@@ -202,6 +239,24 @@ class Program(asyncio.SubprocessProtocol):
         """The program itself has ended; others may still hold its streams."""
         if not self.exited.done():
             self.exited.set_result(None)
+
+
+def _check_executable(name: str, env: Mapping[str, str], cwd: str | None) -> None:
+    """Raise `OSError` for what the system would not execute: the shell would only exit with a code of its own."""
+    if os.sep not in name:
+        if shutil.which(name, path=env.get("PATH", os.defpath)) is None:
+            raise FileNotFoundError(errno.ENOENT, "there is no such program on `PATH`")
+        return
+    path = os.path.join(cwd or "", name)
+    os.stat(path)
+    if not os.access(path, os.X_OK) or os.path.isdir(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+def _past_the_shell(env: Mapping[str, str]) -> list[str]:
+    """The begin of a command that sets again what a shell may drop. Others can see it for a moment, as any command."""
+    odd = [f"{name}={value}" for name, value in env.items() if not _SHELL_NAME.fullmatch(name)]
+    return ["/usr/bin/env", *odd] if odd else []
 
 
 async def stop_all(programs: Sequence[Program], grace: float, *, close_stdin: bool = False) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.env_var import LightningEnvVar
 from agentlightning.execution.base import ExecutionStrategy
+from agentlightning.runner import Runner
 from agentlightning.store.base import LightningStore
 from agentlightning.tracer import Tracer
 from agentlightning.types import ConfigError, Hook
@@ -96,6 +97,32 @@ def otel_tracer() -> Tracer:
     from agentlightning.tracer.otel import OtelTracer
 
     return OtelTracer()
+
+
+def make_runner(
+    spec: ComponentSpec[Runner[Any]], tracer: Tracer | None, max_rollouts: int | None, max_concurrency: int
+) -> Runner[Any] | None:
+    """`None`: the bundle makes one. Raises `ConfigError` for a setting that a ready-made runner does not have."""
+    if isinstance(spec, Runner):
+        given = {"max_rollouts": max_rollouts, "max_concurrency": max_concurrency if max_concurrency > 1 else None}
+        for name, value in given.items():
+            found = getattr(spec, name, None)
+            if value is not None and found != value:
+                raise ConfigError(
+                    f"`{name}` is {value} and that of `runner` is {found}; give it to the runner alone, or give "
+                    "`runner` as a class"
+                )
+    return build_component(
+        spec,
+        expected_type=Runner,
+        spec_name="runner",
+        allow_none=True,
+        optional_defaults={
+            "tracer": lambda: tracer,
+            "max_rollouts": max_rollouts,
+            "max_concurrency": max_concurrency,
+        },
+    )
 
 
 def make_adapter(spec: ComponentSpec[TraceAdapter[Any]]) -> TraceAdapter[Any] | None:

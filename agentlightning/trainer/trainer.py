@@ -7,6 +7,7 @@ strategy's; both sides meet in the store.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.execution.base import ExecutionEvent, ExecutionStrategy
+from agentlightning.execution.run import sigint_handled_by
 from agentlightning.litagent import LitAgent
 from agentlightning.runner import Hook, Runner
 from agentlightning.store.base import LightningStore
@@ -28,6 +30,7 @@ from .parts import (
     make_algorithm,
     make_hooks,
     make_llm_proxy,
+    make_runner,
     make_store,
     make_strategy,
     otel_tracer,
@@ -61,7 +64,7 @@ class Trainer:
         store: Default: SQLite in the run directory (`fit`), memory (`dev`).
         strategy: Where runners execute: `"shm"` in this process, the default; `"cs"` in processes of their own, which
             is the default where `AGL_CURRENT_ROLE` or `port` is given.
-        runner: Copied for each worker; default: `LitAgentRunner`.
+        runner: Copied for each worker; default: `LitAgentRunner`. One that is given ready-made has settings of its own.
         tracer: Records what agents do; default: OpenTelemetry. One for all runners.
         adapter: Makes training data of spans.
         llm_proxy: The gateway; algorithms that need one make their own by default.
@@ -129,17 +132,7 @@ class Trainer:
         self.n_runners = self.strategy.n_runners
         self.store = make_store(store)
         self.tracer = build_component(tracer, expected_type=Tracer, spec_name="tracer", default_factory=otel_tracer)
-        self.runner: Runner[Any] | None = build_component(
-            runner,
-            expected_type=Runner,
-            spec_name="runner",
-            allow_none=True,
-            optional_defaults={
-                "tracer": lambda: self.tracer,
-                "max_rollouts": max_rollouts,
-                "max_concurrency": max_concurrency,
-            },
-        )
+        self.runner = make_runner(runner, self.tracer, max_rollouts, max_concurrency)
         self.adapter = make_adapter(adapter)
         self.llm_proxy = make_llm_proxy(llm_proxy, self.store)
 
@@ -272,11 +265,14 @@ class Trainer:
             algorithm.set_initial_resources(self.initial_resources)
         agent.set_trainer(self)
 
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
+
         async def learn(store: LightningStore, event: ExecutionEvent) -> None:
             algorithm.set_store(store)
             if self.llm_proxy is not None and self.llm_proxy.get_store() is None:
                 self.llm_proxy.set_store(store)
-            result = algorithm.run(*datasets)
+            with sigint_handled_by(on_ctrl_c):
+                result = algorithm.run(*datasets)
             if algorithm.is_async():
                 await result
 

@@ -116,6 +116,10 @@ def test_what_is_left_out_says_what_to_use(name: str):
     with pytest.raises(ImportError, match=name) as caught:
         exec(f"from agentlightning import {name}")
     assert not_built.NAMES[name] in str(caught.value)
+    assert not hasattr(agl, name)
+    with pytest.raises(AttributeError, match=name) as unknown:
+        getattr(agl, name)
+    assert str(unknown.value) == str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,44 @@ def test_ctrl_c_ends_everything_without_tracebacks_of_the_children(tmp_path: Pat
     assert "".join(said).count("\nKeyboardInterrupt") == 1
 
 
+BUSY = """
+import sys, time
+import agentlightning as agl
+
+@agl.rollout
+def agent(task):
+    return 1.0
+
+@agl.algo
+def busy(store, train_dataset):
+    print("busy", flush=True)
+    try:
+        time.sleep(1000)
+    finally:
+        print("left", flush=True)
+
+agl.Trainer(algorithm=busy, strategy=sys.argv[1], run_dir="run").fit(agent, [1])
+"""
+
+
+@pytest.mark.parametrize("strategy", ["shm", "cs"])
+def test_one_ctrl_c_is_enough_for_an_algorithm_that_is_not_async(tmp_path: Path, strategy: str):
+    (tmp_path / "busy.py").write_text(BUSY)
+    command = [sys.executable, "busy.py", strategy]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "busy\n"
+            parent.send_signal(signal.SIGINT)
+            out, errors = parent.communicate(timeout=60)
+        finally:
+            parent.kill()
+    assert out == "left\n"
+    assert errors.count("\nKeyboardInterrupt") == 1
+    assert "never retrieved" not in errors
+    assert parent.returncode in (-signal.SIGINT, 1, 130)
+
+
 def test_a_process_that_is_told_to_end_finishes_what_it_does(tmp_path: Path):
     """SIGTERM to one runner process, as an operator may send it: it ends, the run goes on with the other."""
     started = tmp_path / "started"

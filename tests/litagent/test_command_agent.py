@@ -193,6 +193,23 @@ async def test_a_program_that_is_not_there():
     assert "`true` can't be started in `/no/such/directory`" in error_of(done)
 
 
+async def test_a_program_that_may_not_be_executed_is_a_failed_attempt_and_no_reward(tmp_path: Path):
+    (tmp_path / "agent.sh").write_text("#!/bin/sh\nexit 0\n")
+    agent = command("./agent.sh", cwd=tmp_path, reward_from_exit=True)
+    done, _ = await run_one(agent)
+    assert f"`./agent.sh` can't be started in `{tmp_path}`: [Errno 13] Permission denied" in error_of(done)
+    (tmp_path / "agent.sh").chmod(0o700)
+    done, spans = await run_one(agent)
+    assert (done.status, find_final_reward(spans)) == ("succeeded", 1.0)
+    done, _ = await run_one(command("agent.sh", cwd=tmp_path, reward_from_exit=True))
+    assert "`agent.sh` can't be started" in error_of(done), "the working directory is not on `PATH`"
+
+
+async def test_its_standard_input_is_empty():
+    done, spans = await run_one(shell("""printf '{"reward": %s}' "$(cat | wc -c)" """))
+    assert (done.status, find_final_reward(spans)) == ("succeeded", 0.0)
+
+
 @needs("curl")
 async def test_posts_come_before_the_file_the_file_before_stdout_and_stdout_before_the_exit_code():
     file, line = "echo 2 > $AGL_REWARD_FILE", "echo '{\"reward\": 3}'"
@@ -267,13 +284,14 @@ async def test_without_resources(store: InMemoryLightningStore, monkeypatch: pyt
 async def test_variables_of_its_own(store: InMemoryLightningStore):
     mapped = {"QUESTION": "question", "CITY": "user.city", "LIST": "list"}
     agent = command(
-        [sys.executable, "-c", SHOW, "QUESTION", "CITY", "LIST", "EXTRA"],
-        env={"EXTRA": "yes"},
+        [sys.executable, "-c", SHOW, "QUESTION", "CITY", "LIST", "EXTRA", "no.name for-a-shell"],
+        env={"EXTRA": "yes", "no.name for-a-shell": "a=b c"},
         input_map=mapped,
     )
     task = {"question": "why?", "user": {"city": "Zürich"}, "list": [1]}
     seen = await shown(agent, store, task)
     assert (seen["QUESTION"], seen["CITY"], seen["LIST"], seen["EXTRA"]) == ("why?", "Zürich", "[1]", "yes")
+    assert seen["no.name for-a-shell"] == "a=b c"
 
     done, _ = await run_one(agent, {"question": "why?", "user": "me"}, store)
     assert "the task has no `user.city`, which `input_map` names" in error_of(done)
@@ -388,17 +406,20 @@ async def test_a_runner_that_is_cancelled_ends_its_programs(tmp_path: Path, stor
 
 
 RUNNER = """
-import asyncio, pathlib, sys
+import asyncio, os, pathlib, signal, sys
 import agentlightning as agl
-from agentlightning.litagent.guard import guard
+from agentlightning.litagent.guard import Guard
 
-async def tell_when_it_is_guarded():
-    while not guard()._groups:
-        await asyncio.sleep(0.01)
-    pathlib.Path("guarded").write_text("yes\\n")
+def watch(self, group, known=Guard.watch):
+    pathlib.Path("group").write_text(f"{group}\\n")
+    if sys.argv[3] == "after":
+        known(self, group)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if len(sys.argv) > 3:
+    Guard.watch = watch
 
 async def main():
-    telling = asyncio.create_task(tell_when_it_is_guarded())
     agent = agl.command(["sh", "-c", sys.argv[1]], warm=sys.argv[2] == "warm")
     with agl.LitAgentRunner(agl.OtelTracer()).run_context(agent=agent, store=agl.InMemoryLightningStore()) as runner:
         await runner.step("task")
@@ -415,10 +436,19 @@ def test_programs_end_when_the_runners_process_is_killed(tmp_path: Path, kind: s
     process = subprocess.Popen([sys.executable, "-c", RUNNER, script, kind], cwd=tmp_path, env=environment, stderr=-3)
     try:
         pids = pids_in(tmp_path, 2)
-        written(tmp_path / "guarded")  # in the milliseconds before that a `kill -9` leaves it behind (docs/commands.md)
         process.send_signal(number)
         process.wait()
         assert all(gone(pid) for pid in pids)
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("kind", ["cold", "warm"])
+def test_a_kill_right_when_the_guard_is_told_leaves_nothing_behind(tmp_path: Path, kind: str, moment: str):
+    command = [sys.executable, "-c", RUNNER, "touch ran; exec sleep 1000", kind, moment]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, cwd=tmp_path, env=environment, stderr=-3).returncode == -signal.SIGKILL
+    assert gone(int(written(tmp_path / "group")))
+    assert not (tmp_path / "ran").exists()

@@ -129,6 +129,17 @@ def test_wrong_components(options: dict[str, Any], match: str):
         agl.Trainer(**options)
 
 
+@pytest.mark.parametrize("name", ["max_concurrency", "max_rollouts"])
+def test_a_ready_made_runner_keeps_its_settings_and_others_are_refused(name: str):
+    ready = agl.LitAgentRunner(agl.OtelTracer(), max_rollouts=3, max_concurrency=3)
+    options: dict[str, Any] = {name: 2}
+    with pytest.raises(ConfigError, match=f"`{name}` is 2 and that of `runner` is 3; give it to the runner alone"):
+        agl.Trainer(runner=ready, **options)
+    options[name] = 3
+    assert agl.Trainer(runner=ready, **options).runner is ready
+    assert agl.Trainer(runner=ready).runner is ready
+
+
 def test_each_worker_has_a_runner_of_its_own():
     Counting.made.clear()
     trainer = agl.Trainer(n_runners=3, runner=Counting, max_concurrency=2)

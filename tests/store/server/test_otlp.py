@@ -7,6 +7,7 @@ import gzip
 from collections.abc import Mapping
 from typing import Any
 
+import aiohttp
 import pytest
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -16,9 +17,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, StatusCode
 
+from agentlightning.store import SqlLightningStore
 from agentlightning.store.client_server import LightningStoreClient, LightningStoreServer
 from agentlightning.types import AttemptedRollout, LeaseLostError, Span
 
+from ...postgres import PostgresServer
 from .conftest import Http
 
 TRACES = "/v1/traces"
@@ -147,6 +150,31 @@ async def test_spans_that_cannot_be_stored_are_counted_and_the_others_stored(htt
         assert told in message
     assert [span.name for span in await client.query_spans(rollout.rollout_id)] == ["step 1"]
     assert (await client.query_spans(lost.rollout_id)).total == 0
+
+
+async def test_a_value_that_the_database_refuses_costs_its_attempt_only(postgres: PostgresServer):
+    served = LightningStoreServer(SqlLightningStore(postgres.new_database()))
+    await served.start()
+    try:
+        good, bad = await served.start_rollout("good"), await served.start_rollout("bad")
+        spans = [json_span(1, ids_of(good)), json_span(2, ids_of(bad), name="a\0b"), json_span(3, ids_of(bad))]
+        async with aiohttp.ClientSession() as session:
+            answer = await Http(served.endpoint, session).post(TRACES, as_json(*spans))
+        assert answer.status == 200
+        assert answer.body["partialSuccess"]["rejectedSpans"] == "2"
+        assert "can't keep a value" in answer.body["partialSuccess"]["errorMessage"]
+        assert [span.name for span in await served.query_spans(good.rollout_id)] == ["step 1"]
+        assert (await served.query_spans(bad.rollout_id)).total == 0
+    finally:
+        await served.close()
+
+
+async def test_a_store_that_fails_refuses_the_whole_export(server: LightningStoreServer, http: Http):
+    rollout = await server.start_rollout("task")
+    await server.store.close()
+    answer = await http.post(TRACES, as_json(json_span(1, ids_of(rollout)), json_span(2, {})))
+    assert answer.status == 410
+    assert "closed" in answer.body["detail"]
 
 
 async def test_an_export_that_is_sent_twice_is_stored_once(http: Http, client: LightningStoreClient):
