@@ -1,6 +1,6 @@
 """The store: the queue, ledger and archive that algorithms and runners share. See `base.LightningStore`.
 
-Light: SQL homes, server and client, which need SQLAlchemy and web frameworks, are imported when they are asked for.
+Light: all homes, server and client are imported when they are asked for; some need SQLAlchemy and web frameworks.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from agentlightning.not_built import missing
 
 from .base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics, Unset
-from .memory import InMemoryLightningStore
 
 if TYPE_CHECKING:
     from .client_server import LightningStoreClient, LightningStoreServer
+    from .memory import InMemoryLightningStore
     from .sql import SqlLightningStore
     from .threading import LightningStoreThreaded
 
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "InMemoryLightningStore": "memory",
     "LightningStoreClient": "client_server",
     "LightningStoreServer": "client_server",
     "LightningStoreThreaded": "threading",

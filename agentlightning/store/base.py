@@ -217,6 +217,35 @@ class LightningStore:
         """
         raise NotImplementedError
 
+    async def end_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: str,
+        status: AttemptStatus,
+        spans: Sequence[Span] = (),
+        metadata: dict[str, Any] | Unset | None = UNSET,
+    ) -> Attempt:
+        """`add_many_spans` with the last spans of an attempt, then `update_attempt` with its final status.
+
+        Our own homes do both in one transaction: half the work, and all or nothing. Not part of Agent-Lightning 0.3;
+        runners call it.
+
+        Args:
+            rollout_id: Of the rollout.
+            attempt_id: Of the attempt; `latest` is none here.
+            status: One of the four in which an attempt ends.
+            spans: All of this attempt.
+            metadata: Replaces the attempt's.
+
+        Raises:
+            NotFoundError, LeaseLostError: as the two methods do.
+            ValueError: `spans` has one of another attempt.
+        """
+        require_own_spans(rollout_id, attempt_id, spans)
+        if spans:
+            await self.add_many_spans(spans)
+        return await self.update_attempt(rollout_id, attempt_id, status=status, metadata=metadata)
+
     async def query_rollouts(
         self,
         *,
@@ -407,3 +436,13 @@ class LightningStore:
 
     async def close(self) -> None:
         """Flush and let go of files and threads. The store can't be used afterwards."""
+
+
+def require_own_spans(rollout_id: str, attempt_id: str, spans: Sequence[Span]) -> None:
+    """For `end_attempt`. Raises `ValueError` for a span of another attempt."""
+    for span in spans:
+        if (span.rollout_id, span.attempt_id) != (rollout_id, attempt_id):
+            raise ValueError(
+                f"`spans` has one of attempt {span.attempt_id!r} of rollout {span.rollout_id!r}, which is not the one "
+                "that ends; send it by `add_many_spans`"
+            )

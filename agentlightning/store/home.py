@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, cast, get_args
 
 from agentlightning.types import (
+    TERMINAL_ATTEMPT,
     Attempt,
     AttemptedRollout,
     AttemptStatus,
@@ -29,7 +30,7 @@ from agentlightning.types import (
 )
 
 from . import operations, overdue, recordings, registry, span_operations
-from .base import UNSET, LightningStoreCapabilities, LightningStoreStatistics, Unset
+from .base import UNSET, LightningStoreCapabilities, LightningStoreStatistics, Unset, require_own_spans
 from .clock import Clock
 from .codec import encode
 from .ledger import Ledger
@@ -263,6 +264,28 @@ class LedgerStore(LedgerQueries):
         once_only = self._once("update_attempt", arguments, recordings.changed_attempt(rollout_id), update)
         return attempt_model(await self._run(once_only))
 
+    async def end_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: str,
+        status: AttemptStatus,
+        spans: Sequence[Span] = (),
+        metadata: dict[str, Any] | Unset | None = UNSET,
+    ) -> Attempt:
+        if not (self._does_our_way("add_many_spans") and self._does_our_way("update_attempt")):
+            return await super().end_attempt(rollout_id, attempt_id, status, spans, metadata)
+        _one_of("status", status, sorted(TERMINAL_ATTEMPT))
+        require_own_spans(rollout_id, attempt_id, spans)
+        rows = [span_row(span) for span in spans]
+        changes = {} if isinstance(metadata, Unset) else {"metadata": encode_optional("metadata", metadata)}
+        return attempt_model(
+            await self._run(
+                lambda ledger: span_operations.end_attempt(
+                    ledger, rollout_id, attempt_id, rows, changes, status, self._clock.now()
+                )
+            )
+        )
+
     async def expire_attempts(self, now: float | None = None) -> list[Attempt]:
         if now is None:
             now = self._clock.now()
@@ -311,6 +334,10 @@ class LedgerStore(LedgerQueries):
                     return [rollout_model(*by_id[rollout_id]) for rollout_id in ids if rollout_id in by_id]
                 self._waits.settled(wait, set(ids) - open_ids)
                 await wait.until(left)
+
+    def _does_our_way(self, method: str) -> bool:
+        """Whether a method is the one of this class: a user's subclass may do it in another way."""
+        return getattr(getattr(self, method), "__func__", None) is getattr(LedgerStore, method)
 
     # -- spans ------------------------------------------------------------------------------------------------------
 

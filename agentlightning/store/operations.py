@@ -210,7 +210,7 @@ def move_attempt(
     if status != attempt.status:
         attempt = attempt._replace(status=status, end_time=now if status in TERMINAL_ATTEMPT else None)
     ledger.save_attempt(attempt)
-    if status != standing.attempt:
+    if status != standing.attempt and status not in ACTIVE:  # else its worker is busy with it, and stays so
         settle_worker(ledger, attempt, now)
     to = transitions.rollout_after_attempt(standing, status, attempt.sequence_id, shared_config(rollout.config))
     return _move(ledger, rollout, to, now), attempt
@@ -315,8 +315,8 @@ def _with_attempt(ledger: Ledger, row: RolloutRow) -> Pair:
 def _with_attempts(ledger: Ledger, rows: Sequence[RolloutRow]) -> list[Pair]:
     """The rollouts with their latest attempts, in the same order."""
     ids = [(row.rollout_id, row.attempt_id) for row in rows if row.attempt_id is not None]
-    attempts = {(attempt.rollout_id, attempt.attempt_id): attempt for attempt in ledger.attempts(ids)}
-    return [(row, attempts.get((row.rollout_id, row.attempt_id or ""))) for row in rows]
+    attempts = {attempt.rollout_id: attempt for attempt in ledger.attempts(ids)} if ids else {}
+    return [(row, attempts.get(row.rollout_id)) for row in rows]
 
 
 def _begin_attempt(ledger: Ledger, row: RolloutRow, worker_id: str | None, now: float) -> AttemptedRow:

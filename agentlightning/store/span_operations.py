@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentlightning.types import AttemptStatus
 
 from . import transitions
-from .ledger import Ledger
-from .operations import lock_leases, move_attempt, require_attempt, require_rollout
+from .ledger import Ledger, SpanKey
+from .operations import (
+    lease_error,
+    lock_leases,
+    lock_rollout,
+    move_attempt,
+    require_attempt,
+    require_rollout,
+    standing_of,
+)
 from .query import Page, Query
-from .rows import RolloutRow, SpanRow
+from .rows import AttemptRow, RolloutRow, SpanRow
 
 AttemptKey = tuple[str, str]
 """(rollout_id, attempt_id)."""
@@ -24,18 +35,7 @@ def add_spans(ledger: Ledger, spans: Sequence[SpanRow], now: float) -> list[Span
         LeaseLostError: a span of an attempt that no longer counts.
     """
     rollouts, attempts = lock_leases(ledger, [(span.rollout_id, span.attempt_id) for span in spans])
-    last = {rollout_id: row.last_sequence_id for rollout_id, row in rollouts.items()}
-    known = ledger.known_spans([(span.rollout_id, span.attempt_id, span.span_id) for span in spans])
-    stored: list[SpanRow] = []
-    for span in spans:
-        key = (span.rollout_id, span.attempt_id, span.span_id)
-        if key not in known:
-            known.add(key)
-            number = span.sequence_id or last[span.rollout_id] + 1
-            last[span.rollout_id] = max(last[span.rollout_id], number)
-            stored.append(span if span.sequence_id else span._replace(sequence_id=number))
-    ledger.insert_spans(stored)
-    after = {rollout_id: row._replace(last_sequence_id=last[rollout_id]) for rollout_id, row in rollouts.items()}
+    stored, after = _insert(ledger, spans, rollouts)
     for attempt in attempts:
         row = after[attempt.rollout_id]
         status = transitions.attempt_after_span(attempt.status)
@@ -44,6 +44,35 @@ def add_spans(ledger: Ledger, spans: Sequence[SpanRow], now: float) -> list[Span
     for rollout_id, before in rollouts.items():
         _save_counter(ledger, before, after[rollout_id])
     return stored
+
+
+def end_attempt(
+    ledger: Ledger,
+    rollout_id: str,
+    attempt_id: str,
+    spans: Sequence[SpanRow],
+    changes: dict[str, Any],
+    status: AttemptStatus,
+    now: float,
+) -> AttemptRow:
+    """Store the last spans of an attempt, change its columns and bring it to its final state.
+
+    Raises:
+        LeaseLostError: the attempt no longer counts, unless `status` is the one it has: a request that came twice.
+    """
+    rollout = lock_rollout(ledger, rollout_id)
+    attempt = require_attempt(ledger, rollout, attempt_id)
+    if transitions.lease_lost(standing_of(rollout, attempt)):
+        if status == attempt.status:
+            return attempt
+        raise lease_error([(rollout, attempt)])
+    if spans:
+        changes = {"last_heartbeat_time": now, **changes}
+    _, after = _insert(ledger, spans, {rollout_id: rollout})
+    changed = attempt._replace(**changes)
+    moved, attempt = move_attempt(ledger, after[rollout_id], changed, status, now)
+    _save_counter(ledger, rollout, moved)
+    return attempt
 
 
 def reserve_sequence_ids(ledger: Ledger, keys: Sequence[AttemptKey]) -> list[int]:
@@ -89,6 +118,30 @@ def query_spans(ledger: Ledger, query: Query) -> Page[SpanRow]:
         latest = (rollout.attempt_id if rollout else None) or ""
         query = query._replace(scope={**query.scope, "attempt_id": latest})
     return ledger.query(query)
+
+
+def _insert(
+    ledger: Ledger, spans: Sequence[SpanRow], rollouts: Mapping[str, RolloutRow]
+) -> tuple[list[SpanRow], dict[str, RolloutRow]]:
+    """Store the spans that are not there yet, numbered; these, and the rollouts with their counters moved on."""
+    last = {rollout_id: row.last_sequence_id for rollout_id, row in rollouts.items()}
+    # A rollout that has numbered none has none.
+    known = ledger.known_spans([_key(span) for span in spans if last[span.rollout_id]])
+    stored: list[SpanRow] = []
+    for span in spans:
+        key = _key(span)
+        if key not in known:
+            known.add(key)
+            number = span.sequence_id or last[span.rollout_id] + 1
+            last[span.rollout_id] = max(last[span.rollout_id], number)
+            stored.append(span if span.sequence_id else span._replace(sequence_id=number))
+    if stored:
+        ledger.insert_spans(stored)
+    return stored, {rollout_id: row._replace(last_sequence_id=last[rollout_id]) for rollout_id, row in rollouts.items()}
+
+
+def _key(span: SpanRow) -> SpanKey:
+    return span.rollout_id, span.attempt_id, span.span_id
 
 
 def _save_counter(ledger: Ledger, before: RolloutRow, after: RolloutRow) -> None:

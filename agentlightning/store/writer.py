@@ -1,10 +1,11 @@
 """`Writer`: one thread that owns a database connection and commits in groups.
 
-`sql` hands it operations. The thread takes all that are waiting, runs them in one transaction, commits, and only then
-answers: an answered operation is in the database, and those that came together share the cost of a commit. An operation
-that raises after it has written, or a commit that fails, undoes the whole group; then each operation of the group runs
-again in a transaction of its own, so that one operation's failure is nobody else's. What fails because of others
-(deadlocks, a lost connection) runs again, a bounded number of times.
+`sql` hands it operations. What callers of one event loop ask for at about the same time goes to the thread together
+(`ROUNDS`), because to wake it costs more than a small operation. The thread takes all that are waiting, runs them in
+one transaction, commits, and only then answers: an answered operation is in the database, and those that came together
+share the cost of a commit. An operation that raises after it has written, or a commit that fails, undoes the whole
+group; then each operation of the group runs again in a transaction of its own, so that one operation's failure is
+nobody else's. What fails because of others (deadlocks, a lost connection) runs again, a bounded number of times.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from .ledger import Effects, Ledger
 from .sql_ledger import SqlLedger
 
 GROUP = 256
-"""Most operations that share a commit; bounds how long the first of them waits for the last."""
+"""About the most operations that share a commit; bounds how long the first of them waits for the last."""
+ROUNDS = 4
+"""Of the event loop, each some microseconds, from the first operation to the hand-over: a runner writes the end of one
+attempt and asks for the next rollout within so many."""
 TRIES = 12
 """How often an operation runs that others keep from succeeding."""
 PAUSE = 0.05
@@ -97,7 +101,8 @@ class Writer:
         self._committed = committed
         self._lock = threading.Lock()
         self._closed = False
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        self._gathered: dict[asyncio.AbstractEventLoop, list[Job]] = {}
         # A daemon, because everything answered is safe without it: a program that forgets to close may end.
         self._thread = threading.Thread(target=self._work, name="agl-store-writer", daemon=True)
         self._thread.start()
@@ -114,14 +119,14 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        self._put(Job(operation, loop, future, undo))
+        self._gather(loop, Job(operation, loop, future, undo))
         try:
             return await future
         except asyncio.CancelledError:
             # Cancelled between the answer and its arrival here; earlier cancellations are seen by `_answer`.
             if undo is not None and not future.cancelled() and future.exception() is None:
                 with contextlib.suppress(StoreClosedError):  # closed meanwhile: the rollout stays with its attempt
-                    self._put(Job(undo(future.result()), None, None, None))
+                    self._put([Job(undo(future.result()), None, None, None)])
             raise
 
     async def close(self) -> None:
@@ -129,24 +134,50 @@ class Writer:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                for jobs in self._gathered.values():
+                    self._jobs.put(jobs)
+                self._gathered.clear()
                 self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _put(self, job: Job) -> None:
+    def _gather(self, loop: asyncio.AbstractEventLoop, job: Job) -> None:
+        """Hand over in some rounds of the loop, together with what is asked for until then."""
         with self._lock:
-            if self._closed:
-                raise StoreClosedError("the store is closed; open a new one")
-            self._jobs.put(job)
+            self._refuse_if_closed()
+            jobs = self._gathered.get(loop)
+            if jobs is not None:
+                jobs.append(job)
+                return
+            for ended in [other for other in self._gathered if other.is_closed()]:
+                del self._gathered[ended]
+            self._gathered[loop] = [job]
+        loop.call_soon(self._hand_over, loop, ROUNDS)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
+        if rounds > 1:
+            loop.call_soon(self._hand_over, loop, rounds - 1)
+            return
+        with self._lock:
+            if jobs := self._gathered.pop(loop, None):  # else `close` has handed them over
+                self._jobs.put(jobs)
+
+    def _put(self, jobs: list[Job]) -> None:
+        with self._lock:
+            self._refuse_if_closed()
+            self._jobs.put(jobs)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise StoreClosedError("the store is closed; open a new one")
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            group, last = [job], False
+        while (group := self._jobs.get()) is not None:
+            last = False
             with contextlib.suppress(queue.Empty):
                 while len(group) < GROUP and not last:
                     following = self._jobs.get_nowait()
                     last = following is None
-                    if following is not None:
-                        group.append(following)
+                    group = [*group, *(following or ())]
             self._serve(group)
             if last:
                 break
@@ -232,7 +263,7 @@ class Writer:
         for job in jobs:
             if job.undo is not None and job.error is None:
                 with contextlib.suppress(StoreClosedError):  # closed meanwhile: the rollout stays with its attempt
-                    self._put(Job(job.undo(job.result), None, None, None))
+                    self._put([Job(job.undo(job.result), None, None, None)])
 
 
 def _effects(group: list[Job]) -> Effects:

@@ -48,8 +48,11 @@ def open_store(home: str, **settings: Any) -> Any:
 def trainer(algorithm: Any, *, home: str, processes: int, concurrency: int = 1, tracer: str = "otel") -> Any:
     """A trainer with one runner in this process (`processes` 0), or so many runner processes beside the algorithm's.
 
-    `tracer` is `otel`, the one that both have, or `default`, each release's own.
+    `tracer` is `otel`, the one that both have, `default`, each release's own, or `plain`: nothing is chosen but the
+    algorithm, so that strategy, store and tracer are the release's own.
     """
+    if tracer == "plain":
+        return agl.Trainer(algorithm=algorithm, n_runners=1, port=free_port())
     if processes:
         strategy: Any = agl.ClientServerExecutionStrategy(n_runners=processes, server_port=free_port())
     else:

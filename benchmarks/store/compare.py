@@ -91,7 +91,8 @@ class Comparison:
         base = _median(figures, row.side, row.against) if part else _median(figures, row.against, row.figure)
         ratio = None if value is None or not base else base / value if row.less else value / base
         verdict = self._verdict(row.target, value if row.target.startswith("value") else ratio)
-        return [row.side, row.figure, _number(value), _number(base), _number(ratio), row.target, verdict]
+        beside = row.figure if row.against in ("0.3", row.side) or part else f"{row.figure}, against {row.against}"
+        return [row.side, beside, _number(value), _number(base), _number(ratio), row.target, verdict]
 
     def _verdict(self, target: str, value: float | None) -> str:
         if not target:

@@ -63,17 +63,26 @@ OPERATIONS = (
 QUERIES = ("by status", "by part of the id", "by 10 ids", "by status, sorted", "by status, 16 at a time")
 
 
-def _loop(title: str, flags: str, tasks: tuple[int, int], peer_flags: str | None = None, ours: str = "") -> Scenario:
+IN_PROCESS = {"0.3": "--tracer default", "0.3 with OtelTracer": "", "0.3, plain Trainer()": "--tracer plain"}
+"""Upstream in the same process with its default tracer (AgentOps) and with the one that both have, which is faster; and
+as its users write it, which runs a process for the runner beside the one for the algorithm."""
+
+
+def _loop(
+    title: str, flags: str, tasks: tuple[int, int], ours: str = "", peers: dict[str, str] = IN_PROCESS
+) -> Scenario:
     """The whole loop on both homes against theirs, with so many tasks for ours and for theirs."""
     sides = {home: Side(f"loop.py --home {home} --tasks {tasks[0]} {flags} {ours}", "--tasks 500") for home in HOMES}
-    sides["0.3"] = Side(f"loop.py --tasks {tasks[1]} {peer_flags or flags}", "--tasks 200", peer=True)
-    rows = [Row("memory", "rollouts_per_s", "ratio >= 5"), Row("sqlite", "rollouts_per_s", "ratio >= 2")]
+    for name, more in peers.items():
+        sides[name] = Side(f"loop.py --tasks {tasks[1]} {flags} {more}", "--tasks 200", peer=True)
+    asked = {"memory": "ratio >= 5", "sqlite": "ratio >= 2"}
+    rows = [Row(home, "rollouts_per_s", asked[home], against=name) for name in peers for home in HOMES]
     return Scenario(title, sides, rows)
 
 
 def _processes(count: int) -> Scenario:
     title = f"whole loop, {count} runner process{'es' if count > 1 else ''}"
-    scenario = _loop(title, f"--processes {count}", (2000, 500))
+    scenario = _loop(title, f"--processes {count}", (2000, 500), peers={"0.3": ""})
     scenario.rows += [Row(home, "first_s", "ratio >= 5", less=True) for home in HOMES]
     return scenario
 
@@ -150,7 +159,6 @@ SCENARIOS = {
     "loop": _loop("whole loop, in process", "", (3000, 1000)),
     "loop-async": _loop("the same, async agent", "--agent async", (3000, 1000)),
     "loop-16": _loop("the same, 16 at once (ours)", "--agent async", (5000, 1000), ours="--concurrency 16"),
-    "loop-tracer": _loop("whole loop, each one's default tracer", "--tracer default", (3000, 500)),
     "loop-1": _processes(1),
     "loop-4": _processes(4),
     "dev": _dev(),

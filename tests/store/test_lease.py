@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from agentlightning.store import LightningStore
-from agentlightning.types import AttemptedRollout, LeaseLostError
+from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.types import AttemptedRollout, LeaseLostError, NotFoundError
 
 from .helpers import enqueue, retrying, span_of, status_of, taken
 
@@ -145,3 +145,82 @@ async def test_update_without_a_change_is_a_heartbeat_by_the_clock_of_the_store(
     assert attempt.last_heartbeat_time >= rollout.attempt.start_time
     ended = await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
     assert await store.update_attempt(rollout.rollout_id, "latest") == ended
+
+
+# -- the last spans together with the final status --------------------------------------------------------------------
+
+
+async def test_an_attempt_ends_with_its_last_spans(store: LightningStore):
+    (rollout_id,) = await enqueue(store, 1)
+    rollout = await taken(store, "w")
+    attempt_id = rollout.attempt.attempt_id
+    first = span_of(rollout, "first")
+    await store.add_span(first)
+    spans = [first, span_of(rollout, "second"), span_of(rollout, "third")]
+    for _ in range(2):  # as when the answer got lost
+        ended = await store.end_attempt(rollout_id, attempt_id, "succeeded", spans, {"by": "hand"})
+        assert (ended.status, ended.metadata) == ("succeeded", {"by": "hand"})
+        found = await store.query_spans(rollout_id)
+        assert [(span.name, span.sequence_id) for span in found] == [("first", 1), ("second", 2), ("third", 3)]
+    assert await store.get_next_span_sequence_id(rollout_id, attempt_id) == 4
+    assert await status_of(store, rollout_id) == "succeeded"
+    worker = await store.get_worker_by_id("w")
+    assert worker is not None
+    assert (worker.status, worker.current_attempt_id) == ("idle", None)
+
+
+async def test_a_failed_attempt_without_spans_is_tried_again_and_its_end_may_be_told_twice(store: LightningStore):
+    (rollout_id,) = await enqueue(store, 1, config=retrying("failed"))
+    rollout = await taken(store)
+    for _ in range(2):
+        ended = await store.end_attempt(rollout_id, rollout.attempt.attempt_id, "failed")
+        assert ended.status == "failed"
+        assert await status_of(store, rollout_id) == "requeuing"
+    assert (await taken(store)).attempt.sequence_id == 2
+
+
+async def test_the_end_of_an_attempt_that_lost_its_lease_changes_nothing(store: LightningStore):
+    (rollout_id,) = await enqueue(store, 1, config=retrying("failed"))
+    old = await taken(store)
+    await store.update_attempt(rollout_id, "latest", status="failed")
+    new = await taken(store)
+    with pytest.raises(LeaseLostError, match="a newer attempt has taken its place"):
+        await store.end_attempt(rollout_id, old.attempt.attempt_id, "succeeded", [span_of(old)])
+    with pytest.raises(NotFoundError):
+        await store.end_attempt(rollout_id, "at-0", "succeeded")
+    assert (await store.query_spans(rollout_id)).total == 0
+    latest = await store.get_latest_attempt(rollout_id)
+    assert latest is not None
+    assert (latest.attempt_id, latest.status) == (new.attempt.attempt_id, "preparing")
+
+
+async def test_an_end_with_spans_that_cannot_be_stored_changes_nothing(store: LightningStore):
+    rollout, other = await store.start_rollout(1), await store.start_rollout(2)
+    ids = (rollout.rollout_id, rollout.attempt.attempt_id)
+    bad = span_of(rollout)
+    bad.sequence_id = -1
+    for spans in ([span_of(rollout), bad], [span_of(rollout), span_of(other)]):
+        with pytest.raises(ValueError, match="span"):
+            await store.end_attempt(*ids, "succeeded", spans)
+    for each in (rollout, other):
+        assert await status_of(store, each.rollout_id) == "preparing"
+        assert (await store.query_spans(each.rollout_id)).total == 0
+
+
+async def test_ways_of_a_users_own_to_add_spans_and_to_end_are_used():
+    class Counting(InMemoryLightningStore):
+        calls: ClassVar[list[str]] = []
+
+        async def add_many_spans(self, spans: Any) -> Any:
+            self.calls.append("add_many_spans")
+            return await super().add_many_spans(spans)
+
+        async def update_attempt(self, *args: Any, **kwargs: Any) -> Any:
+            self.calls.append("update_attempt")
+            return await super().update_attempt(*args, **kwargs)
+
+    store = Counting()
+    rollout = await store.start_rollout(1)
+    await store.end_attempt(rollout.rollout_id, rollout.attempt.attempt_id, "succeeded", [span_of(rollout)])
+    assert store.calls == ["add_many_spans", "update_attempt"]
+    await store.close()

@@ -21,6 +21,7 @@ from agentlightning.store.ledger import Ledger
 from agentlightning.store.rows import AttemptRow, ResourcesRow, RolloutRow, SpanRow, WorkerRow
 from agentlightning.store.schema import metadata
 from agentlightning.store.sql_ledger import SqlLedger
+from agentlightning.store.sqlite_file import SqliteFile
 from agentlightning.store.statements import Statement, Statements, row_columns
 from agentlightning.types import AttemptedRollout, StoreInUseError, StoreUnavailableError
 
@@ -328,3 +329,45 @@ async def test_what_was_written_gets_from_the_log_into_the_file_by_itself(tmp_pa
         assert found == [(rollout.rollout_id,)]
     finally:
         await store.close()
+
+
+async def test_what_is_asked_for_at_about_the_same_time_shares_a_commit(sqlite: SqlLightningStore) -> None:
+    begun = 0
+
+    def note(statement: str) -> None:
+        nonlocal begun
+        begun += statement.startswith("BEGIN")
+
+    async def later() -> None:
+        await asyncio.sleep(0)
+        await sqlite.enqueue_rollout("later")
+
+    assert isinstance(sqlite._database, SqliteFile)
+    sqlite._database._connection.set_trace_callback(note)
+    await asyncio.gather(*(sqlite.enqueue_rollout(number) for number in range(10)), later())
+    assert begun < 6  # 1, and those of the scan in the background
+    assert (await sqlite.statistics()).get("total_rollouts") == 11
+
+
+async def test_what_was_asked_for_before_the_close_is_done(tmp_path: Path) -> None:
+    store = SqlLightningStore(tmp_path / "store.sqlite")
+    asked = [asyncio.create_task(store.enqueue_rollout(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    await store.close()
+    ids = {rollout.rollout_id for rollout in await asyncio.gather(*asked)}
+    again = SqlLightningStore(tmp_path / "store.sqlite")
+    assert {rollout.rollout_id for rollout in await again.query_rollouts()} == ids
+    await again.close()
+
+
+async def test_a_loop_that_ended_before_its_operation_was_handed_over_leaves_nothing(sqlite: SqlLightningStore) -> None:
+    async def give_up() -> None:
+        asking = asyncio.create_task(sqlite.enqueue_rollout("nobody waits"))
+        await asyncio.sleep(0)
+        asking.cancel()
+
+    for _ in range(3):
+        await asyncio.to_thread(lambda: asyncio.run(give_up()))
+    await sqlite.enqueue_rollout("task")
+    assert (await sqlite.statistics()).get("total_rollouts") == 1
+    assert all(not loop.is_closed() for loop in sqlite._writer._gathered)

@@ -1,7 +1,7 @@
 """Sends requests and repeats them until they are answered. Used by `client`.
 
-One aiohttp session for each event loop, closed together with it. A request keeps its idempotency key when repeated,
-so that the server does once what was asked once.
+One `HttpClient` for each event loop, closed together with it. A request keeps its idempotency key when repeated, so
+that the server does once what was asked once.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-import aiohttp
-from yarl import URL
-
 from agentlightning.types import StoreClosedError, StoreUnavailableError
 
 from .batching import Batcher, Reply, Request
 from .errors import raise_refusal, refusal
+from .http import HttpClient
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 1000
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -46,7 +43,7 @@ class Transport:
     ) -> None:
         self.root = root
         self._delays = tuple(retry_delays)
-        self._timeout = aiohttp.ClientTimeout(total=request_timeout, sock_connect=connection_timeout)
+        self._timeouts = {"timeout": request_timeout, "connection_timeout": connection_timeout}
         self._headers = {"content-type": "application/json"}
         if token:
             self._headers["authorization"] = f"Bearer {token}"
@@ -76,7 +73,7 @@ class Transport:
                 raise StoreClosedError("the store is closed on this side; make a new client")
             try:
                 reply = await (await self._session()).batcher.send(request)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            except (OSError, TimeoutError) as error:
                 failure = f"{type(error).__name__}: {error}"
                 continue
             if not _may_help(reply):
@@ -88,21 +85,16 @@ class Transport:
         )
 
     async def _send(self, request: Request) -> Reply:
-        """One HTTP request. Raises what aiohttp raises."""
+        """One HTTP request. Raises what `HttpClient` raises."""
         http = (await self._session()).http
-        headers = None if request.key is None else {"idempotency-key": request.key}
-        url = URL(self.root + request.path, encoded=True)
-        async with http.request(
-            request.method, url, data=request.body or None, headers=headers, allow_redirects=False
-        ) as answer:
-            return Reply(answer.status, await answer.read())
+        return await http.request(request.method, request.path, request.body, request.key)
 
     async def close(self) -> None:
         """Close the connections of this event loop; those of others end with their loops."""
         self._closed = True
         session = self._sessions.pop(asyncio.get_running_loop(), None)
         if session is not None:
-            await session.http.close()
+            session.http.close()
 
     async def _session(self) -> _Session:
         loop = asyncio.get_running_loop()
@@ -110,31 +102,22 @@ class Transport:
         if session is None:
             for ended in [other for other in list(self._sessions) if other.is_closed()]:
                 self._sessions.pop(ended, None)
-            session = self._sessions[loop] = _Session(self._headers, self._timeout, self._send)
+            http = HttpClient(self.root, self._headers, **self._timeouts)
+            session = self._sessions[loop] = _Session(http, self._send)
             await session.keep()
         return session
 
 
 class _Session:
-    """An aiohttp session that is closed with its event loop.
+    """Connections that are closed with their event loop.
 
-    A loop that ends (`asyncio.run`) closes its open asynchronous generators: that is the only moment at which a session
-    that nobody closed can still be closed well.
+    A loop that ends (`asyncio.run`) closes its open asynchronous generators: that is the only moment at which what
+    nobody closed can still be closed well.
     """
 
-    def __init__(
-        self,
-        headers: dict[str, str],
-        timeout: aiohttp.ClientTimeout,
-        send: Callable[[Request], Awaitable[Reply]],
-    ) -> None:
+    def __init__(self, http: HttpClient, send: Callable[[Request], Awaitable[Reply]]) -> None:
         self.batcher = Batcher(send)
-        self.http = aiohttp.ClientSession(
-            headers=headers,
-            timeout=timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
-        )
+        self.http = http
         self._keeper = self._open_until_the_end()
 
     async def keep(self) -> None:
@@ -144,7 +127,7 @@ class _Session:
         try:
             yield
         finally:
-            await self.http.close()
+            self.http.close()
 
 
 def _may_help(reply: Reply) -> bool:

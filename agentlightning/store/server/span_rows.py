@@ -18,6 +18,8 @@ from ..rows import LARGEST_SEQUENCE_ID, SpanRow, span_row
 from ..wire import SPANS, parse
 
 _CODES: Final = frozenset(get_args(StatusCode))
+_PLAIN_STATUS: Final = {code: orjson.dumps({"status_code": code, "description": None}).decode() for code in _CODES}
+_NO_RESOURCE: Final = orjson.dumps({"attributes": {}, "schema_url": ""}).decode()
 _PLAIN: Final = frozenset({str, bool, int})
 _SCALARS: Final = 9
 """The first columns of a row, which have a type each."""
@@ -69,11 +71,15 @@ def _row(item: dict[str, Any]) -> SpanRow:
 
 
 def _status(code: Any, description: Any) -> str:
+    if description is None and code in _PLAIN_STATUS:
+        return _PLAIN_STATUS[code]
     _require(code in _CODES and (description is None or isinstance(description, str)))
     return orjson.dumps({"status_code": code, "description": description}).decode()
 
 
 def _resource(attributes: Any, schema_url: Any) -> str:
+    if attributes == {} and schema_url == "":
+        return _NO_RESOURCE
     _require(type(schema_url) is str)
     return orjson.dumps({"attributes": _attributes(attributes), "schema_url": schema_url}).decode()
 
