@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentlightning.types import RequestError
-from agentlightning.utils.asgi import read_body, shows_key, unless_disconnected
+from agentlightning.utils.asgi import header, read_body, shows_key, unless_disconnected
 
 from .dialects import CHAT, INTERFACES, Interface
 from .gateway import Gateway
@@ -24,6 +26,9 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _BY_PATH = {interface.path: interface for interface in INTERFACES}
 _JSON = (b"content-type", b"application/json")
 _EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+MAX_HELD_BYTES = 1024 * 1024 * 1024
+"""Of request bodies that are served or wait at once; in memory, as JSON objects, they are a few times as large."""
 
 Ids = tuple[str, str] | None
 
@@ -37,6 +42,7 @@ def create_app(gateway: Gateway, *, api_key: str | None, max_body_bytes: int) ->
         max_body_bytes: Longest request body; longer ones get 413.
     """
     key = api_key.encode() if api_key is not None else None
+    room = _Room(max(MAX_HELD_BYTES, max_body_bytes))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,15 +57,40 @@ def create_app(gateway: Gateway, *, api_key: str | None, max_body_bytes: int) ->
             ids = _ids(found)
             if path in _BY_PATH:
                 _check_method(scope, "POST")
-                raw = await read_body(scope["headers"], receive, max_body_bytes)
-                if raw is not None:
-                    await unless_disconnected(receive, _serve(gateway, interface, raw, ids, answer))
+                declared = int(header(scope["headers"], b"content-length") or max_body_bytes)
+                with room.take(min(declared, max_body_bytes)):
+                    raw = await read_body(scope["headers"], receive, max_body_bytes)
+                    if raw is not None:
+                        await unless_disconnected(receive, _serve(gateway, interface, raw, ids, answer))
             else:
                 await answer.whole(orjson.dumps(await _other(gateway, scope, path, ids)))
         except RequestError as error:
             await answer.error(interface, error)
 
     return app
+
+
+class _Room:
+    """How many bytes of request bodies may be held."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+
+    @contextmanager
+    def take(self, size: int) -> Generator[None]:
+        """Hold a body. Raises `RequestError` 429 where there is no room for it."""
+        if size > self._free:
+            raise RequestError(
+                "the gateway holds as many requests as its memory allows; ask again later",
+                status=429,
+                code="too_many_requests",
+                retry_after=1.0,
+            )
+        self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size
 
 
 async def _serve(gateway: Gateway, interface: Interface, raw: bytes, ids: Ids, answer: _Answer) -> None:

@@ -44,6 +44,7 @@ class CallRecord:
     """
 
     def __init__(self, attempt: AttemptState, number: int, interface: Dialect) -> None:
+        self.number = number
         self.done = False
         """Whether its spans have been made."""
         self._attempt = attempt
@@ -58,20 +59,28 @@ class CallRecord:
         }
 
     def request(self, body: Json) -> None:
-        """Note the request with what the gateway forced, as a chat completion where it can be one."""
+        """Note the request with what the gateway forced, as a chat completion where it can be one.
+
+        Raises:
+            RequestError: 400, it is nested too deeply to be written down.
+        """
         found = self.attributes
         found[semconv.GEN_AI_REQUEST_MODEL] = body["model"]
-        if (messages := _messages(body)) is not None:
-            found[semconv.GEN_AI_INPUT_MESSAGES] = _json(messages)
-        if body.get("tools"):
-            found[semconv.GEN_AI_TOOL_DEFINITIONS] = _json(body["tools"])
+        try:
+            if (messages := _messages(body)) is not None:
+                found[semconv.GEN_AI_INPUT_MESSAGES] = _json(messages)
+            if body.get("tools"):
+                found[semconv.GEN_AI_TOOL_DEFINITIONS] = _json(body["tools"])
+        except orjson.JSONEncodeError as error:
+            raise RequestError(f"the request can't be written down: {error}", code="invalid_json") from error
         for field, name in _NUMBERS.items():
             if isinstance(body.get(field), (int, float)):
                 found[name] = body[field]
 
     def first_chunk(self) -> None:
         """Note that the stream has begun."""
-        self.attributes.setdefault(semconv.LLM_CALL_FIRST_CHUNK_MS, self._elapsed())
+        if semconv.LLM_CALL_FIRST_CHUNK_MS not in self.attributes:
+            self.attributes[semconv.LLM_CALL_FIRST_CHUNK_MS] = self._elapsed()
 
     def answered(self, response: Json, calls: Sequence[TokenCall]) -> list[Span]:
         """The spans of a call that the backend answered.

@@ -23,11 +23,12 @@ from .attempts import Attempts, AttemptState, call_seed
 from .backend import Json
 from .body import force_sampling, parse_body
 from .capture import CallRecord
-from .dialects import CHAT, TRANSLATED, Interface, Translated, Translator
+from .dialects import CHAT, TRANSLATED, Interface, Translated, well_formed
 from .ledger import Ledger
 from .pool import ModelPool
 from .recorder import Recorder
 from .routes import ModelRoutes
+from .streams import StreamWriter
 
 logger = logging.getLogger(__name__)
 
@@ -115,13 +116,13 @@ class Gateway:
             RequestError: what the agent gets instead, also after some events.
         """
         if ids is None:
-            await self._run(self._call(interface, raw, None, None), answer)
+            await self._run(interface, raw, answer)
             return
         attempt = await self._attempt(ids)
         with attempt.calling() as number:
             record = CallRecord(attempt, number, interface.name)
             try:
-                await self._run(self._call(interface, raw, attempt, record, number), answer)
+                await self._run(interface, raw, answer, attempt, record)
             except RequestError as error:
                 if not record.done:
                     await self._record(record.failed(str(error.status), error.message))
@@ -181,68 +182,72 @@ class Gateway:
             raise RequestError("the gateway has no store to record the call in; give `LLMProxy` one", status=503)
         return self.store
 
-    def _call(
-        self, interface: Interface, raw: bytes, attempt: AttemptState | None, record: CallRecord | None, number: int = 0
-    ) -> _Call:
+    def _call(self, interface: Interface, raw: bytes, attempt: AttemptState | None, record: CallRecord | None) -> _Call:
         body = parse_body(raw, interface)
         pool = self.routes.find(body["model"])
         spoken, sent = _for_backend(interface, body, pool)
         if attempt is not None and interface.name != "embeddings":
             force_sampling(sent, self.sampling_parameters.get(attempt.mode or "", {}), spoken.limits)
-            if attempt.seed is not None and spoken.name in ("chat", "completions"):
+            if attempt.seed is not None and record is not None and spoken.name in ("chat", "completions"):
                 # Over the agent's own, which would make all samples of a task the same.
-                sent["seed"] = call_seed(attempt.seed, number)
+                sent["seed"] = call_seed(attempt.seed, record.number)
         if record is not None:
             record.request(_as_chat(spoken, sent))
         return _Call(interface, body, spoken, sent, pool, attempt.rollout_id if attempt else None, record)
 
-    async def _run(self, call: _Call, answer: Answer) -> None:
+    async def _run(
+        self,
+        interface: Interface,
+        raw: bytes,
+        answer: Answer,
+        attempt: AttemptState | None = None,
+        record: CallRecord | None = None,
+    ) -> None:
         try:
+            call = self._call(interface, raw, attempt, record)
             await (self._stream if call.sent.get("stream") else self._whole)(call, answer)
         except RequestError:
             raise
         except Exception as error:
-            logger.exception("a call of model %r failed", call.body["model"])
+            logger.exception("a call of %s failed", interface.path)
             raise RequestError(
-                f"the call of `{call.body['model']}` failed: {type(error).__name__}: {error}", status=500
+                f"the call failed: {type(error).__name__}: {error}", status=500
             ) from error
 
     async def _whole(self, call: _Call, answer: Answer) -> None:
         reply = await call.pool.call(call.spoken.name, call.sent, rollout_id=call.rollout_id)
-        await self._answered(call, reply)
         translated = call.translated
-        written = reply.response if translated is None else translated.from_chat(call.body, reply.response)
-        await answer.whole(orjson.dumps(written))
+        with well_formed():
+            written = reply.response if translated is None else translated.from_chat(call.body, reply.response)
+            data = orjson.dumps(written)
+        await self._answered(call, reply)
+        await answer.whole(data)
 
     async def _stream(self, call: _Call, answer: Answer) -> None:
-        translator = None if (translated := call.translated) is None else translated.translator(call.body)
-        frame, held = call.interface.frame, list[Json]()
+        translated = call.translated
+        events = StreamWriter(call.interface, None if translated is None else translated.translator(call.body))
         reply: ChatReply | None = None
         async with aclosing(call.pool.stream(call.spoken.name, call.sent, rollout_id=call.rollout_id)) as parts:
             async for part in parts:
                 if isinstance(part, ChatReply):
                     reply = part
-                    continue
-                for event in _events(part, translator):
-                    held.append(event)
-                    if call.interface.is_end(event):
-                        continue
+                elif data := events.feed(part):
                     if call.record is not None:
                         call.record.first_chunk()
-                    await answer.event(b"".join(map(frame, held)))
-                    held.clear()
+                    await answer.event(data)
         if reply is None:
             raise RequestError("the backend's stream ended without an answer", status=502)
+        end = events.end(reply.response)
         await self._answered(call, reply)
-        end = held if translator is None else [*held, *translator.end(reply.response)]
-        await answer.event(b"".join([*map(frame, end), call.interface.tail]))
+        await answer.event(end)
 
     async def _answered(self, call: _Call, reply: ChatReply) -> None:
         """See that a call is durable, and count it."""
         if call.record is None:
             return
-        response = call.spoken.answer_to_chat(reply.response)
-        spans = call.record.answered(response, reply.calls)
+        with well_formed():
+            response = call.spoken.answer_to_chat(reply.response)
+            spans = call.record.answered(response, reply.calls)
         assert call.rollout_id is not None
         self.ledger.add(call.rollout_id, call.body["model"], response.get("usage") or {})
         await self._record(spans)
@@ -280,10 +285,6 @@ def _for_backend(interface: Interface, body: Json, pool: ModelPool) -> tuple[Int
         status=404,
         code="unsupported_endpoint",
     )
-
-
-def _events(chunk: Json, translator: Translator | None) -> list[Json]:
-    return [chunk] if translator is None else translator.feed(chunk)
 
 
 def _as_chat(interface: Interface, body: Json) -> Json:

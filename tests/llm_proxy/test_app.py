@@ -15,7 +15,7 @@ from agentlightning.llm_proxy import LLMProxy
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import AttemptedRollout
 
-from .conftest import QUESTION, LocalBackend
+from .conftest import QUESTION, LocalBackend, until
 
 GOOD: dict[str, Any] = {"model": "tiny", "messages": QUESTION}
 
@@ -152,6 +152,29 @@ async def test_long_bodies_are_refused_by_their_declared_and_by_their_real_lengt
     finally:
         await proxy.stop()
     assert len(backend.bodies) == 1
+
+
+async def test_more_bodies_than_memory_allows_are_refused_for_now(
+    store: InMemoryLightningStore, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bodies that wait for their answers count, those that are answered do not."""
+    monkeypatch.setattr("agentlightning.llm_proxy.app.MAX_HELD_BYTES", 3000)
+    proxy = LLMProxy(store=store, max_body_bytes=2000)
+    proxy.set_backend("tiny", backend)
+    await proxy.start()
+    padded = orjson.dumps(GOOD) + b" " * 1400
+    backend.hold = asyncio.Event()
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{proxy.port}") as http:
+            running = [asyncio.create_task(post(http, "/v1/chat/completions", data=padded)) for _ in range(2)]
+            await until(lambda: backend.waiting == 2)
+            async with http.post("/v1/chat/completions", data=padded) as answer:
+                assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+            proxy._server.call_in_loop(backend.hold.set)
+            assert [(await one)[0] for one in running] == [200, 200]
+            assert (await post(http, "/v1/chat/completions", data=padded))[0] == 200
+    finally:
+        await proxy.stop()
 
 
 async def test_the_token_is_asked_for(store: InMemoryLightningStore, backend: LocalBackend) -> None:

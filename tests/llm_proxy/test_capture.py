@@ -55,6 +55,7 @@ async def test_one_call_is_one_span_with_its_tokens(
     assert orjson.loads(str(read.pop(semconv.GEN_AI_TOOL_DEFINITIONS))) == TOOLS
     assert read == {
         semconv.GEN_AI_OPERATION_NAME: "chat",
+        semconv.GEN_AI_PROVIDER_NAME: "openai",
         semconv.GEN_AI_REQUEST_MODEL: "tiny",
         semconv.GEN_AI_REQUEST_TEMPERATURE: 0.5,
         semconv.GEN_AI_REQUEST_TOP_P: 0.9,
@@ -123,7 +124,7 @@ async def test_a_backend_without_token_ids_is_marked(
     ("error", "status", "message"),
     [
         (RequestError("the prompt is too long", status=400, param="messages"), 400, "the prompt is too long"),
-        (RuntimeError("boom"), 500, "the call of `tiny` failed: RuntimeError: boom"),
+        (RuntimeError("boom"), 500, "the call failed: RuntimeError: boom"),
     ],
 )
 async def test_a_failed_call_is_told_to_the_agent_and_recorded(

@@ -102,7 +102,9 @@ def connect(proxy: LLMProxy, backend: str, endpoint: Endpoint, upstream: Upstrea
         "LiteLLM": ("litellm_proxy/m", upstream.vllm, {"api_key": "x"}),
     }[backend]
     if backend == "LiteLLM" and importlib.util.find_spec("litellm") is None:
-        pytest.skip("LiteLLM is not here; it needs openai 2: run this file where `agentlightning[litellm]` is installed")
+        pytest.skip(
+            "LiteLLM is not here; it needs openai 2: run this file where `agentlightning[litellm]` is installed"
+        )
     endpoint.answer = answer
     proxy.update_model_list([entry(endpoint.url, model, **params)])
 

@@ -80,7 +80,7 @@ class LiteLLMBackend:
         if dialect != "chat":
             raise RequestError(f"`{dialect}` of {self._model!r} can't be streamed", param="stream")
         if body.get("n") not in (None, 1):  # LiteLLM's streams lose why the choices ended, but for one
-            raise RequestError(f"`n` choices of {self._model!r} can't be streamed; leave out `stream` or `n`", param="n")
+            raise RequestError(f"`n` choices of {self._model!r} can't be streamed; leave out one of both", param="n")
         chunks = await self._ask(dialect, {**body, "stream_options": {"include_usage": True}})
         assembler = Assembler(f"LiteLLM's {self._model}", "chat")
         try:

@@ -6,6 +6,8 @@ a backend need not speak, because they can be written as chat completions and ba
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from agentlightning.types import RequestError
@@ -92,3 +94,16 @@ class Translated(Interface, Protocol):
     def translator(self, body: Json) -> Translator:
         """A new translator for the streamed answer to `body`."""
         ...
+
+
+@contextmanager
+def well_formed() -> Generator[None]:
+    """For code that reads an answer: what is not of the form that the API has is the backend's fault.
+
+    Raises:
+        RequestError: 502, instead of the error that a field of another type or none gave.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"the backend's answer is malformed: {error!r}", status=502) from error

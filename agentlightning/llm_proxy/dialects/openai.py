@@ -50,8 +50,8 @@ class OpenAIInterface:
         return all(choice.get("finish_reason") is not None for choice in choices)
 
     def error(self, error: RequestError) -> dict[str, Any]:
-        """See `Interface`."""
-        return error.to_body()
+        """See `Interface`: an object with `error`, whatever an upstream of another kind had sent."""
+        return openai_error(error)
 
 
 CHAT = OpenAIInterface("chat", "/chat/completions", ("max_tokens", "max_completion_tokens"), "messages")
@@ -61,6 +61,12 @@ EMBEDDINGS = OpenAIInterface("embeddings", "/embeddings", (), "input")
 
 def _as_chat(choice: Json) -> Json:
     return {**choice, "message": {"role": "assistant", "content": choice.get("text")}}
+
+
+def openai_error(error: RequestError) -> dict[str, Any]:
+    """OpenAI's error object; that of an endpoint stays as it is if it is one."""
+    body = error.to_body()
+    return body if isinstance(body.get("error"), dict) else RequestError.to_body(error)
 
 
 def wrong(body: Json, field: str, expected: str) -> RequestError:

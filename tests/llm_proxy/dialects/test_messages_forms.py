@@ -177,6 +177,8 @@ def test_system_prompts() -> None:
         ({"messages": [ON], "system": [PNG | {"type": "document"}]}, "system[0].type"),
         ({"messages": [ON], "container": "c"}, "container"),
         ({"messages": [ON], "mcp_servers": [{}]}, "mcp_servers"),
+        ({"messages": [ON], "thread": {"type": "create"}}, "thread"),
+        ({"messages": [ON], "compaction": {"type": "enabled"}}, "compaction"),
         ({"messages": [ON], "tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
         ({"messages": [ON], "tools": [{"name": "f"}]}, "tools[0].input_schema"),
         (
@@ -191,6 +193,13 @@ def test_what_chat_completions_have_not_is_named(body: Json, where: str) -> None
         MESSAGES.to_chat(body)
     assert (caught.value.status, caught.value.param) == (400, where)
     assert f"`{where}`" in caught.value.message
+
+
+def test_a_thread_is_refused_as_anthropics_client_expects() -> None:
+    """Its tool runner then goes on without one."""
+    with pytest.raises(RequestError) as caught:
+        MESSAGES.to_chat({"messages": [ON], "thread": {"type": "create"}})
+    assert MESSAGES.error(caught.value)["error"]["details"] == {"error_code": "thread_unsupported_request"}
 
 
 def test_a_request_without_messages_is_refused_at_once() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from agentlightning.types import RequestError
+
 from ...backend import Json
 from .chat_turns import chat_messages
 from .checks import bad, object_at, objects_at
@@ -19,11 +21,15 @@ _TRANSLATED = frozenset(
 IGNORED = frozenset(
     {
         *("cache_control", "service_tier", "inference_geo", "speed", "diagnostics", "user_profile_id", "workspace_id"),
+        *("billing_policy", "fallback_credit_token"),
         "thinking",  # a budget: whether a model behind chat completions thinks is up to its template
     }
 )
-REFUSED = ("container", "mcp_servers", "context_management")
+REFUSED = ("container", "mcp_servers", "context_management", "compaction", "fallbacks")
 """Features that Anthropic's servers run; without them the request would mean something else."""
+UNTHREADED = "thread_unsupported_request"
+"""Anthropic's code for a conversation that the server can't keep. Told this, its client's tool runner sends the whole
+conversation each time."""
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -37,6 +43,9 @@ def chat_request(body: Json) -> Json:
     for name in REFUSED:
         if body.get(name):
             raise bad(name, "is run by Anthropic's servers; this model has it not: leave it out")
+    if body.get("thread"):
+        problem = "asks the server to keep the conversation, which this one does not: send it whole in `messages`"
+        raise RequestError(f"`thread` {problem}", param="thread", code=UNTHREADED)
     chat = {
         name: value
         for name, value in body.items()

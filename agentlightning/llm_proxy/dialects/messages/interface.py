@@ -12,7 +12,7 @@ from ...backend import Dialect, Json
 from ..base import Translator
 from ..openai import wrong
 from .answers import chat_answer, messages_answer
-from .chat_request import chat_request
+from .chat_request import UNTHREADED, chat_request
 from .events import EventWriter
 
 _END_TYPES = frozenset({"message_delta", "message_stop"})
@@ -74,7 +74,10 @@ class MessagesInterface:
             return body
         message = inner.get("message")
         kind = _ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-        return {"type": "error", "error": {"type": kind, "message": message if message else error.message}}
+        told: Json = {"type": kind, "message": message if message else error.message}
+        if error.code == UNTHREADED:
+            told["details"] = {"error_code": UNTHREADED}
+        return {"type": "error", "error": told}
 
 
 MESSAGES = MessagesInterface()

@@ -7,7 +7,7 @@ from typing import Final, cast
 from agentlightning.types import RequestError
 
 from ...backend import Json
-from .checks import well_formed
+from ..base import well_formed
 from .ids import answer_key, call_id, item_id, response_id
 from .requests import wants_logprobs
 

@@ -1,12 +1,10 @@
-"""Reads fields of a Responses request, and refuses them by name; likewise a backend's answer.
+"""Reads fields of a Responses request, and refuses them by name.
 
 Used by the other files of this folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any, cast
 
 from agentlightning.types import RequestError
@@ -56,16 +54,3 @@ def optional_object(body: Json, field: str) -> Json:
     """A field that may be missing or null."""
     value = body.get(field)
     return {} if value is None else as_object(value, field)
-
-
-@contextmanager
-def well_formed() -> Generator[None]:
-    """For code that reads an answer: what is not of the form that the API has is the backend's fault.
-
-    Raises:
-        RequestError: 502, instead of the error that a field of another type or none gave.
-    """
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"the backend's answer is malformed: {error!r}", status=502) from error

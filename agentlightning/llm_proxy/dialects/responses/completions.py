@@ -7,7 +7,7 @@ from typing import Any, cast
 from agentlightning.types import RequestError
 
 from ...backend import Json
-from .checks import well_formed
+from ..base import well_formed
 
 
 def chat_completion(response: Json) -> Json:

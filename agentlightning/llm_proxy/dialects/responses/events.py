@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...backend import Json
+from ..base import well_formed
 from .answers import (
     call_item,
     finished,
@@ -20,7 +21,6 @@ from .answers import (
     reasoning_of,
     text_logprobs,
 )
-from .checks import well_formed
 from .ids import answer_key
 from .requests import wants_logprobs
 

@@ -14,6 +14,7 @@ import orjson
 from agentlightning.types import RequestError
 
 from ...backend import Dialect, Json
+from ..openai import openai_error
 from .answers import response_object
 from .completions import chat_completion
 from .events import ResponsesTranslator
@@ -62,9 +63,8 @@ class ResponsesInterface:
         return event.get("type") in _ENDS
 
     def error(self, error: RequestError) -> dict[str, Any]:
-        """See `Interface`: an object with `error`, whatever an upstream of another kind had sent."""
-        body = error.to_body()
-        return body if isinstance(body.get("error"), dict) else RequestError.to_body(error)
+        """See `Interface`."""
+        return openai_error(error)
 
 
 def _error_event(body: Json) -> Json:
