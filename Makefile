@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEER := .peers/agentlightning-0.3
+CLIENTS := autogen litellm js
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist worksteal
 # Each test worker computes on one thread: several that all take every core are slower by far than one.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
@@ -12,7 +13,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 flag = $(if $($(1)),--$(2) "$($(1))")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test faults check docs bench bench-store bench-peers clean
+.PHONY: help setup train test faults check docs bench bench-store bench-peers clients clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +32,19 @@ train: $(STAMP) ## Train the calculator agent (SEED=1 RUN=name MODEL=path-or-hub
 
 test: $(STAMP) ## Run all tests (PYTEST_ARGS="-x tests/store" chooses)
 	$(TEST_ENV) $(BIN)/pytest $(PYTEST_ARGS)
+
+clients: $(CLIENTS:%=.clients/%/.installed) ## Install the clients that the tests run as programs into .clients/ (about 0.5 GB)
+
+.clients/js/.installed: tests/clients/js/package.json tests/clients/js/package-lock.json
+	mkdir -p $(@D)
+	cp $^ $(@D)
+	npm ci --prefix $(@D) --no-audit --no-fund
+	@touch $@
+
+.clients/%/.installed: tests/clients/requirements/%.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet -r $<
+	@touch $@
 
 faults: $(STAMP) ## Kill, stop and cut off real processes, 200 times each (about an hour; FAULT_ROUNDS, FAULT_SEED)
 	FAULT_ROUNDS=$(or $(FAULT_ROUNDS),200) $(TEST_ENV) $(BIN)/pytest -n 2 tests/faults
@@ -57,6 +71,6 @@ $(PEER)/.installed: benchmarks/peers/agentlightning-0.3.txt
 	$(PEER)/bin/python -m pip install --disable-pip-version-check -r $<
 	@touch $@
 
-clean: ## Remove .venv, caches and build outputs; runs/ and .peers/ stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove .venv, .clients, caches and build outputs; runs/ and .peers/ stay
+	rm -rf $(VENV) .clients build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
