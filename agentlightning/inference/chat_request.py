@@ -1,7 +1,8 @@
 """The body of a chat completion request, checked.
 
 Called by `service.py`. Every field is honoured, known to have no effect here, or refused by name: a request never
-means something else than what it says. The one exception is `response_format`, which is accepted and not enforced.
+means something else than what it says. Two exceptions, because clients send them by themselves: a `response_format` and
+a forced tool call (`tool_choice`) are accepted and not enforced; the log says so.
 """
 
 from __future__ import annotations
@@ -79,19 +80,28 @@ def _sampling(fields: Json, tools: list[Json] | None, logprobs: bool) -> Samplin
 
 
 def _tools(fields: Json) -> list[Json] | None:
-    choice = fields.get("tool_choice", "auto")
-    if choice not in ("auto", "none"):
-        raise unsupported(
-            "tool_choice",
-            "must be `auto` or `none`: the native engine can't force a tool call yet. Leave it out and say in the "
-            "messages that a tool must be used",
-        )
     tools = fields.get("tools", [])
     if not isinstance(tools, list):
         raise bad("tools", "must be a list")
     for at, tool in enumerate(cast(list[Any], tools)):
         _check_tool(f"tools[{at}]", tool)
-    return cast(list[Json], tools) if tools and choice == "auto" else None
+    choice = _tool_choice(fields, {tool["function"]["name"] for tool in cast(list[Json], tools)})
+    return cast(list[Json], tools) if tools and choice != "none" else None
+
+
+def _tool_choice(fields: Json, names: set[str]) -> str:
+    """`auto`, `none`, or `required`, which a named tool counts as."""
+    choice = fields.get("tool_choice", "auto")
+    if choice in ("auto", "none"):
+        return choice
+    if choice != "required":
+        name = as_object("tool_choice.function", as_object("tool_choice", choice).get("function")).get("name")
+        if name not in names:
+            raise bad("tool_choice", f"names {name!r}, which is not among `tools`")
+    elif not names:
+        raise bad("tool_choice", "is `required`, and there are no `tools`")
+    _warn_unconstrained("tool_choice")
+    return "required"
 
 
 def _check_tool(where: str, tool: Any) -> None:
@@ -109,11 +119,11 @@ def _check_response_format(fields: Json) -> None:
     if kind not in ("text", "json_object", "json_schema"):
         raise unsupported("response_format", "must have the `type` `text`, `json_object` or `json_schema`")
     if kind != "text":
-        _warn_unconstrained()
+        _warn_unconstrained("response_format")
 
 
 @cache
-def _warn_unconstrained() -> None:
+def _warn_unconstrained(field: str) -> None:
     logger.warning(
-        "`response_format` is not enforced: the native engine does not constrain decoding yet; check what models answer"
+        "`%s` is not enforced: the native engine does not constrain decoding yet; check what models answer", field
     )

@@ -80,8 +80,6 @@ def test_null_is_absent_and_neutral_values_ask_for_nothing() -> None:
         ("functions", [{"name": "f"}]),
         ("guided_json", {}),
         ("no_such_field", 1),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
     ],
 )
 def test_what_the_engine_cannot_do_is_refused_by_name(field: str, value: Any) -> None:
@@ -221,6 +219,28 @@ def test_a_response_format_is_accepted_and_said_to_be_unenforced_once(caplog: py
         parse_chat_request({"messages": HELLO, "response_format": {"type": kind}})
     (record,) = caplog.records
     assert "`response_format` is not enforced" in record.message
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
+def test_a_forced_tool_call_is_accepted_and_said_to_be_unenforced(
+    choice: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat_request._warn_unconstrained.cache_clear()
+    tool = {"type": "function", "function": {"name": "f"}}
+    asked = parse_chat_request({"messages": HELLO, "tools": [tool], "tool_choice": choice})
+    assert asked.tools == [tool]
+    (record,) = caplog.records
+    assert "`tool_choice` is not enforced" in record.message
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", "always", 3, [], {"type": "function"}, {"type": "function", "function": {"name": "g"}}]
+)
+def test_a_forced_tool_call_needs_its_tool(choice: Any) -> None:
+    tools = [] if choice == "required" else [{"type": "function", "function": {"name": "f"}}]
+    with pytest.raises(RequestError, match="`tool_choice") as caught:
+        parse_chat_request({"messages": HELLO, "tools": tools, "tool_choice": choice})
+    assert caught.value.status == 400
 
 
 def test_one_call_at_most_ends_at_its_closing_tag() -> None:
