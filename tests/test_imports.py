@@ -26,6 +26,7 @@ ROOMS = (
     "learner",
     "inference",
     "llm_proxy",
+    "instrumentation",
     "emitter",
     "tracer",
     "store",

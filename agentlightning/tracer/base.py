@@ -138,8 +138,12 @@ class Tracer(ParallelWorkerBase):
         return list(trace.spans) if trace is not None else []
 
     def get_langchain_handler(self) -> Any:
-        """`None`: LLM calls are recorded by the gateway, so LangChain needs no callback handler."""
-        logger.warning("`%s` has no LangChain handler; LLM calls are recorded by the gateway", type(self).__name__)
+        """`None`: the gateway records LLM calls, `OtelTracer(instrument=["langchain"])` what else LangChain does."""
+        logger.warning(
+            "`%s` has no LangChain handler; LLM calls are recorded by the gateway, and the rest with"
+            ' `OtelTracer(instrument=["langchain"])`',
+            type(self).__name__,
+        )
 
     # -- spans ------------------------------------------------------------------------------------------------------
 

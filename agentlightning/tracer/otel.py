@@ -1,40 +1,34 @@
 """`OtelTracer`: every OpenTelemetry span that ends within an attempt becomes one of ours.
 
-The attempt travels in OpenTelemetry's own context, so it goes wherever a trace goes: into tasks, into threads with a
-copied context, and through OpenTelemetry's own propagation. All tracers of the process share one `TracerProvider`; it
-becomes the global one if the program has none, so that spans which agents and their libraries make are caught too.
+`provider` catches the spans, `export` sends them to a collector as well, `libraries` has libraries make them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
-from collections.abc import Generator, Mapping
-from functools import lru_cache
-from typing import Any
+from collections.abc import Generator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Span as SdkSpan
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.trace import SpanProcessor
 
-from agentlightning.semconv import LightningResourceAttributes, attempt_trace_id
 from agentlightning.types import Span, SpanCoreFields, SpanRecordingContext, StatusCode, TraceStatus
 from agentlightning.types.otel import seconds
 
-from .attributes import attribute_value, flatten_attributes
+from . import export, libraries, provider
+from .attributes import flatten_attributes
 from .base import Tracer
+from .provider import from_otel
 from .trace import AttemptTrace
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
 
-_ATTEMPT_KEY = otel_context.create_key("agentlightning-attempt")
-_ROLLOUT_ID = LightningResourceAttributes.ROLLOUT_ID.value
-_ATTEMPT_ID = LightningResourceAttributes.ATTEMPT_ID.value
+__all__ = ["OtelAttemptTrace", "OtelRecordingContext", "OtelTracer", "from_otel"]
 
 
 class OtelAttemptTrace(AttemptTrace):
@@ -42,13 +36,16 @@ class OtelAttemptTrace(AttemptTrace):
 
     def start_span(self, name: str, *args: Any, **kwargs: Any) -> otel.Span:
         """As OpenTelemetry's `Tracer.start_span`."""
-        return _otel_tracer().start_span(name, *args, **kwargs)
+        return provider.otel_tracer().start_span(name, *args, **kwargs)
 
     def start_as_current_span(
         self, name: str, *args: Any, **kwargs: Any
     ) -> contextlib.AbstractContextManager[otel.Span]:
         """As OpenTelemetry's `Tracer.start_as_current_span`."""
-        return _otel_tracer().start_as_current_span(name, *args, **kwargs)
+        return provider.otel_tracer().start_as_current_span(name, *args, **kwargs)
+
+    def _kept(self, span: Span, source: Any) -> None:
+        export.send([span], source)
 
 
 class OtelRecordingContext:
@@ -76,7 +73,7 @@ class OtelRecordingContext:
         """The span so far."""
         return SpanCoreFields(
             name=self._span.name,
-            attributes=_attributes(self._span.attributes),
+            attributes=provider.own_attributes(self._span.attributes),
             start_time=seconds(self._span.start_time),
             end_time=seconds(self._span.end_time),
             status=TraceStatus.from_opentelemetry(self._span.status),
@@ -84,9 +81,69 @@ class OtelRecordingContext:
 
 
 class OtelTracer(Tracer):
-    """The default tracer: what emitters say and OpenTelemetry spans, in one trace per attempt."""
+    """The default tracer: what emitters say and OpenTelemetry spans, in one trace per attempt.
+
+    Args:
+        instrument: Libraries that make spans by themselves from the first attempt to `teardown`: `True` for all that
+            `libraries` knows and finds, or some of their names.
+        exporter: Gets all spans as well, those of a gateway in this process included, from the first attempt to
+            `teardown`. Beside it, OpenTelemetry's variables name a collector for all tracers of the process, see
+            `export`.
+    """
 
     trace_type = OtelAttemptTrace
+
+    def __init__(self, instrument: bool | Iterable[str] = False, exporter: SpanExporter | None = None) -> None:
+        self._libraries = instrument if isinstance(instrument, bool) else _names(instrument)
+        self._exporter = exporter
+        self._processor: SpanProcessor | None = None
+        self._users = 0
+        self._begun = False
+        self._lock = threading.Lock()
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        """Begin to instrument and export; runners that share the tracer may each call it.
+
+        Raises:
+            ConfigError: OpenTelemetry's variables ask for something that is not here.
+        """
+        super().init(*args, **kwargs)
+        with self._lock:
+            self._users += 1
+        self._begin()
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Undo what `init` did, once as often as it was called; what waits is exported for up to a few seconds."""
+        with self._lock:
+            self._users = max(self._users - 1, 0)
+            ends = self._users == 0 and self._begun
+            self._begun = self._begun and not ends
+        if ends:
+            libraries.release(self)
+            export.flush()
+            if self._processor is not None:
+                export.remove(self._processor)
+        super().teardown(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {**kept, "_processor": None, "_users": 0, "_begun": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._begun:
+                return
+            provider.adopt_global_provider()
+            export.configure()
+            if self._exporter is not None:
+                self._processor = self._processor or export.processor_for(self._exporter)
+                export.add(self._processor)
+            if self._libraries:
+                libraries.hold(self, None if self._libraries is True else self._libraries)
+            self._begun = True
 
     def create_span(
         self,
@@ -99,7 +156,7 @@ class OtelTracer(Tracer):
         self._trace()
         flat = flatten_attributes(attributes or {})
         at = time.time() if timestamp is None else timestamp
-        span = _otel_tracer().start_span(name, attributes=flat, start_time=int(at * 1e9))
+        span = provider.otel_tracer().start_span(name, attributes=flat, start_time=int(at * 1e9))
         if not span.is_recording():  # `OTEL_SDK_DISABLED` must not cost a reward
             return super().create_span(name, flat, at, status)
         status = status or TraceStatus(status_code="OK")
@@ -119,7 +176,7 @@ class OtelTracer(Tracer):
         self._trace()
         at = time.time() if start_time is None else start_time
         flat = flatten_attributes(attributes or {})
-        span = _otel_tracer().start_span(name, attributes=flat, start_time=int(at * 1e9))
+        span = provider.otel_tracer().start_span(name, attributes=flat, start_time=int(at * 1e9))
         if not isinstance(span, SdkSpan):  # `OTEL_SDK_DISABLED`
             with super().operation_context(name, flat, at, end_time) as record:
                 yield record
@@ -136,96 +193,17 @@ class OtelTracer(Tracer):
 
     @contextlib.contextmanager
     def _attached(self, trace: AttemptTrace) -> Generator[None, None, None]:
-        _adopt_global_provider()
-        context = otel_context.set_value(_ATTEMPT_KEY, trace, _root_context(trace))
+        self._begin()
+        context = otel_context.set_value(provider.ATTEMPT_KEY, trace, provider.root_context(trace))
         token = otel_context.attach(context)
-        _processor.attempts[trace.rollout_id, trace.attempt_id] = trace
+        running = provider.processor.attempts
+        running[trace.rollout_id, trace.attempt_id] = trace
         try:
             yield
         finally:
-            _processor.attempts.pop((trace.rollout_id, trace.attempt_id), None)
+            running.pop((trace.rollout_id, trace.attempt_id), None)
             otel_context.detach(token)
 
 
-def from_otel(span: ReadableSpan, rollout_id: str, attempt_id: str) -> Span:
-    """`Span.from_opentelemetry`, without what only ties it to its attempt."""
-    found = Span.from_opentelemetry(span, rollout_id, attempt_id)
-    found.attributes = _attributes(span.attributes)
-    if found.parent_id == attempt_trace_id(rollout_id, attempt_id)[:16]:
-        found.parent_id = None
-    return found
-
-
-class _ToAttempt(SpanProcessor):
-    """Hands each finished span to the attempt in whose context it was *started*."""
-
-    def __init__(self) -> None:
-        self.attempts: dict[tuple[str, str], AttemptTrace] = {}
-        """Attempts that run now, by rollout and attempt id."""
-
-    def on_start(self, span: SdkSpan, parent_context: otel_context.Context | None = None) -> None:
-        trace = otel_context.get_value(_ATTEMPT_KEY, parent_context) or otel_context.get_value(_ATTEMPT_KEY)
-        if isinstance(trace, AttemptTrace):
-            # The finished span is another object: attributes are what it has in common with this one.
-            span.set_attributes({_ROLLOUT_ID: trace.rollout_id, _ATTEMPT_ID: trace.attempt_id})
-
-    def on_end(self, span: ReadableSpan) -> None:
-        ids = span.attributes or {}
-        trace = self.attempts.get((str(ids.get(_ROLLOUT_ID)), str(ids.get(_ATTEMPT_ID))))
-        if trace is not None:
-            trace.record(from_otel(span, trace.rollout_id, trace.attempt_id))
-
-
-_processor = _ToAttempt()
-
-
-@lru_cache(maxsize=1)
-def _provider() -> TracerProvider:
-    # Its locks have to be free when OpenTelemetry uses it in a process that an agent forks. Handlers of forks run in
-    # the order in which they came, and that of a provider would wait for ever for one that came later.
-    import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
-
-    unlimited = SpanLimits(max_span_attributes=SpanLimits.UNSET, max_span_attribute_length=SpanLimits.UNSET)
-    resource = Resource({LightningResourceAttributes.TRACER_NAME.value: OtelTracer.__name__})
-    provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, span_limits=unlimited, shutdown_on_exit=False)
-    provider.add_span_processor(_processor)
-    return provider
-
-
-@lru_cache(maxsize=1)
-def _otel_tracer() -> otel.Tracer:
-    return _provider().get_tracer("agentlightning")
-
-
-_adopting = threading.Lock()
-_adopted = False
-
-
-def _adopt_global_provider() -> None:
-    """Make our provider the global one, once, if the program has not chosen one."""
-    global _adopted
-    with _adopting:
-        if _adopted:
-            return
-        _adopted = True
-        if isinstance(otel.get_tracer_provider(), otel.ProxyTracerProvider):
-            otel.set_tracer_provider(_provider())
-        else:
-            logger.info("another OpenTelemetry provider is in place: spans made through it are not recorded")
-
-
-def _root_context(trace: AttemptTrace) -> otel_context.Context:
-    """A context whose current span exists in name only, so that all spans of the attempt share one trace id."""
-    trace_id = attempt_trace_id(trace.rollout_id, trace.attempt_id)
-    root = otel.SpanContext(
-        trace_id=int(trace_id, 16),
-        span_id=int(trace_id[:16], 16),
-        is_remote=False,
-        trace_flags=otel.TraceFlags(otel.TraceFlags.SAMPLED),
-    )
-    return otel.set_span_in_context(otel.NonRecordingSpan(root), otel_context.Context())
-
-
-def _attributes(values: Mapping[str, Any] | None) -> dict[str, Any]:
-    own = (_ROLLOUT_ID, _ATTEMPT_ID)
-    return {key: attribute_value(value) for key, value in (values or {}).items() if key not in own}
+def _names(given: Iterable[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)

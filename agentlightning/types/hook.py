@@ -52,9 +52,12 @@ class Hook(ParallelWorkerBase):
     async def on_trace_end(
         self, *, agent: LitAgent[Any], runner: Runner[Any], tracer: Tracer, rollout: AttemptedRollout
     ) -> None:
-        """Right after the agent, failed or not: the last moment at which emitters work."""
+        """Right after the agent, whether it failed, was cut off or not: the last moment at which emitters work."""
 
     async def on_rollout_end(
         self, *, agent: LitAgent[Any], runner: Runner[Any], rollout: AttemptedRollout, spans: Sequence[Span]
     ) -> None:
-        """All `spans` of the attempt are in the store, its final status is not."""
+        """All `spans` of the attempt are in the store, its final status is not.
+
+        Also where the attempt was cut off; `spans` are then those that the store took.
+        """

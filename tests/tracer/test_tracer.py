@@ -221,10 +221,10 @@ async def test_a_root_span_belongs_to_the_attempt_it_was_started_in():
 
 
 async def test_a_span_that_ends_too_late_is_dropped_and_leaves_nothing_behind():
-    from agentlightning.tracer import otel as room
+    from agentlightning.tracer import provider as room
 
     async with OtelTracer().trace_context(rollout_id="r", attempt_id="a") as trace:
         span = otel.get_tracer("a library").start_span("never ended in time")
     span.end()
     assert trace.spans == []
-    assert room._processor.attempts == {}
+    assert room.processor.attempts == {}

@@ -75,3 +75,17 @@ def test_a_span_made_of_attributes():
     span = Span.from_attributes(attributes={"a": 1})
     assert (span.name, len(span.trace_id), len(span.span_id)) == ("agentlightning.virtual", 32, 16)
     assert span.start_time is not None
+
+
+def test_attributes_that_no_span_of_ours_can_hold_become_text_or_nothing():
+    source = ReadableSpan(
+        "s",
+        trace.SpanContext(1, 2, is_remote=False),
+        attributes={"none": None, "bytes": b"ab", "nested": {"a": (1, b"c")}, "mixed": (1, "x"), "list": (1, 2)},  # type: ignore[dict-item]
+    )
+    assert Span.from_opentelemetry(source, "r", "a").attributes == {
+        "bytes": "YWI=",
+        "nested": '{"a":[1,"Yw=="]}',
+        "mixed": '[1,"x"]',
+        "list": [1, 2],
+    }
