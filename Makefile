@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PEER := .peers/agentlightning-0.3
+PEERS := agentlightning-0.3 litellm
 CLIENTS := autogen litellm js
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist worksteal
 # Each test worker computes on one thread: several that all take every core are slower by far than one.
@@ -13,10 +13,10 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 flag = $(if $($(1)),--$(2) "$($(1))")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test faults check docs bench bench-store bench-peers clients clean
+.PHONY: help setup train test faults check docs bench bench-store bench-gateway bench-peers clients clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## Create .venv and install the package with its extras (PYTHON=python3.12 chooses)
 
@@ -64,11 +64,14 @@ bench: $(STAMP) ## Run the benchmarks that need nobody else's software (about 5 
 bench-store: $(STAMP) ## Compare store, runners and loop with the peer (BENCH_ARGS="--only loop dev --quick" chooses)
 	$(BIN)/python benchmarks/store/compare.py $(BENCH_ARGS)
 
-bench-peers: $(PEER)/.installed ## Install the peer of bench-store into .peers/ (about 1 GB)
+bench-gateway: $(STAMP) ## Compare the gateway with LiteLLM's proxy and an httpx pass-through (BENCH_ARGS="--quick" chooses)
+	$(BIN)/python benchmarks/gateway/compare.py $(BENCH_ARGS)
 
-$(PEER)/.installed: benchmarks/peers/agentlightning-0.3.txt
-	$(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/python -m pip install --disable-pip-version-check -r $<
+bench-peers: $(PEERS:%=.peers/%/.installed) ## Install the peers of bench-store and bench-gateway into .peers/ (about 2 GB)
+
+.peers/%/.installed: benchmarks/peers/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check -r $<
 	@touch $@
 
 clean: ## Remove .venv, .clients, caches and build outputs; runs/ and .peers/ stay

@@ -5,4 +5,7 @@ An agent under a runner needs none of this: `OtelTracer(instrument=True)` does i
 
 from agentlightning.tracer.libraries import LIBRARIES, instrument_all, uninstrument_all
 
+# A package without modules: 0.3 has some here, and importing one says what replaces it (`not_built`).
+__path__: list[str] = []
+
 __all__ = ["LIBRARIES", "instrument_all", "uninstrument_all"]

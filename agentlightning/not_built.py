@@ -38,9 +38,15 @@ NAMES: Final[dict[str, str]] = {
 """Name -> what to use instead. A name that some room does build is never looked up here."""
 
 MODULES: Final[dict[str, str]] = {
+    "agentlightning.algorithm.apo": NAMES["APO"],
     "agentlightning.client": NAMES["AgentLightningClient"],
     "agentlightning.server": NAMES["AgentLightningServer"],
     "agentlightning.config": NAMES["lightning_cli"],
+    "agentlightning.instrumentation.agentops": _TRACER,
+    "agentlightning.instrumentation.agentops_langchain": _TRACER,
+    "agentlightning.instrumentation.litellm": _TRACER,
+    "agentlightning.instrumentation.vllm": "the gateway asks vLLM (0.10.2 or newer) for token ids; nothing is patched",
+    "agentlightning.instrumentation.weave": _TRACER,
     "agentlightning.reward": "import from `agentlightning.emitter`",
     "agentlightning.runner.legacy": NAMES["LegacyAgentRunner"],
     "agentlightning.tracer.agentops": _TRACER,

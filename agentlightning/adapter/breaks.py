@@ -30,6 +30,8 @@ MAX_ADDED = 64
 """Longest insertion, in tokens, behind which the same text is looked for."""
 UNJOINED = 32
 """So many differing tokens are kept where the texts do not run alike again."""
+_HALF = "\ufffd"
+"""What a decoder writes for bytes that are no whole character."""
 
 
 def find_break(calls: Sequence[TokenCall], call: TokenCall, parent: int | None) -> PrefixBreak | None:
@@ -64,8 +66,10 @@ def compare_text(found: PrefixBreak, decode: Callable[[Sequence[int]], str]) -> 
         found: A break.
         decode: Token ids -> text, special tokens included.
     """
-    same = found.rejoins and decode(found.removed.tolist()) == decode(found.added.tolist())
-    if same:
+    removed, added = decode(found.removed.tolist()), decode(found.added.tolist())
+    # Where they don't rejoin, each is the beginning of what comes, and may end in the middle of a character.
+    shorter, longer = sorted((removed.rstrip(_HALF), added.rstrip(_HALF)), key=len)
+    if removed == added if found.rejoins else shorter and longer.startswith(shorter):
         return replace(found, kind="retokenised", reason="the same text came back as other tokens")
     if found.kind == "retokenised":
         return replace(found, kind="edited", reason="the answer's text was changed by the template or the agent")

@@ -24,6 +24,7 @@ from agentlightning.semconv import (
     GEN_AI_RESPONSE_MODEL,
     GEN_AI_TOOL_DEFINITIONS,
     LLM_CALL_CHOICE,
+    LLM_CALL_NUMBER,
 )
 from agentlightning.types import Span, TokenCall
 from agentlightning.utils.otel import filter_and_unflatten_attributes
@@ -99,16 +100,25 @@ def without_twins(calls: Sequence[Span]) -> list[Span]:
     """LLM-call spans in order, one for each choice of each call.
 
     A call may be recorded twice, by the gateway and by the client's instrumentation; both know the response id. The
-    span with tokens counts, else the first.
+    span with tokens counts, else the first. The gateway numbers its calls: two numbers are two calls, though their
+    answers have one id, as those of a backend's cache do.
     """
-    best: dict[tuple[str, Any], Span] = {}
-    for span in sorted(calls, key=order):
-        answer = answer_key(span)
-        key = ("", span.span_id) if answer is None else (answer, span.attributes.get(LLM_CALL_CHOICE, 0))
+    best: dict[tuple[Any, ...], Span] = {}
+    ordered = sorted(calls, key=order)
+    numbers = {_answer(span): number for span in reversed(ordered) if (number := span.attributes.get(LLM_CALL_NUMBER))}
+    for span in ordered:
+        answer = _answer(span)
+        key = (answer, span.attributes.get(LLM_CALL_NUMBER, numbers.get(answer)))
         known = best.get(key)
         if known is None or (known.token_call is None and span.token_call is not None):
             best[key] = span
     return sorted(best.values(), key=order)
+
+
+def _answer(span: Span) -> tuple[str, Any]:
+    """The same for all who recorded this choice of an answer."""
+    answer = answer_key(span)
+    return ("", span.span_id) if answer is None else (answer, span.attributes.get(LLM_CALL_CHOICE, 0))
 
 
 def token_call(span: Span) -> TokenCall | None:

@@ -12,7 +12,7 @@ import typer
 
 from agentlightning.types import AttemptedRollout, ConfigError, Episode, PrefixBreak, Rollout, Span, Trajectory
 
-from .query import open_store
+from .query import DEFAULT_STORE, open_store, store_or_hint
 
 if TYPE_CHECKING:
     from agentlightning.store.base import LightningStore
@@ -30,7 +30,7 @@ def inspect(
             metavar="URL|PATH",
             help="A running store by its URL, a SQLite file, a run directory, or `postgresql://...`.",
         ),
-    ] = "http://127.0.0.1:4747",
+    ] = DEFAULT_STORE,
     attempt: Annotated[str, typer.Option(metavar="ID", help="An attempt's id.")] = "latest",
     tokenizer: Annotated[
         str | None,
@@ -56,7 +56,8 @@ def inspect(
     agl inspect ro-0123456789ab --store http://127.0.0.1:4747 --tokenizer models/mine --json
     ```
     """
-    rollout, spans = asyncio.run(_read(store, token, rollout_id, attempt))
+    with store_or_hint(store):
+        rollout, spans = asyncio.run(_read(store, token, rollout_id, attempt))
     decode = _decoder(tokenizer, store)
     if text and decode is None:
         raise ConfigError("`--text` needs the model's tokenizer; give `--tokenizer MODEL`")

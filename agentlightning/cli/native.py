@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 
 @contextmanager
 def native_service(
-    model: str, *, max_context: int | None = None, slots: int = 64, device: str = "auto"
+    model: str,
+    *,
+    name: str | None = None,
+    max_context: int | None = None,
+    slots: int = 64,
+    device: str = "auto",
 ) -> Generator[ChatService]:
     """Load a model, start the engine, and stop it at the end.
 
     Args:
-        model: Local directory or hub name; also the name that clients ask for.
+        model: Local directory or hub name.
+        name: What clients call it; `None`: `model` as it is given.
         max_context: Longest prompt and answer together, in tokens; `None`: the model's own limit.
         slots: Sequences decoded at once.
         device: `cpu`, `cuda`, or `auto`: a GPU if there is one.
@@ -48,7 +54,7 @@ def native_service(
     engine = Engine(loaded.model, loaded.tokenizer, max_slots=slots, max_context=max_context)
     engine.start()
     try:
-        yield ChatService(engine, loaded.tokenizer, model)
+        yield ChatService(engine, loaded.tokenizer, name or model)
     finally:
         engine.stop()
 

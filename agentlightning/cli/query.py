@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
@@ -12,11 +13,13 @@ from urllib.parse import urlsplit
 
 import typer
 
-from agentlightning.types import ConfigError, WorkerStatus
+from agentlightning.types import ConfigError, StoreUnavailableError, WorkerStatus
 
 if TYPE_CHECKING:
     from agentlightning.store.base import LightningStore
 
+DEFAULT_STORE = "http://127.0.0.1:4747"
+"""Where `agl store` serves."""
 REDRAW_S = 1.0
 FILES = ("store.sqlite", "agl-store.sqlite")
 """What a directory's store is called: that of a run, and that of `agl store`."""
@@ -78,7 +81,7 @@ def query(
             metavar="URL|PATH",
             help="A running store by its URL, a SQLite file, a run directory, or `postgresql://...`.",
         ),
-    ] = "http://127.0.0.1:4747",
+    ] = DEFAULT_STORE,
     status: Annotated[list[str] | None, typer.Option(help="Only with this status. May be given several times.")] = None,
     contains: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Only where the id, of a span its name, contains this.")
@@ -130,7 +133,8 @@ def query(
         rewards=rewards if rewards is not None else not as_json,
     )
     try:
-        asyncio.run(_run(store, token, wish, as_json=as_json, watch=watch))
+        with store_or_hint(store):
+            asyncio.run(_run(store, token, wish, as_json=as_json, watch=watch))
     except KeyboardInterrupt:
         if not watch:
             raise
@@ -151,7 +155,19 @@ async def _run(place: str, token: str | None, wish: Wish, *, as_json: bool, watc
         await store.close()
 
 
+@contextmanager
+def store_or_hint(place: str) -> Generator[None]:
+    """Say how to look into a run where nobody serves a store at the default place."""
+    try:
+        yield
+    except StoreUnavailableError as error:
+        if place != DEFAULT_STORE:
+            raise
+        raise StoreUnavailableError(f"{error}. A run's own store is given as `--store runs/NAME`") from error
+
+
 def open_store(place: str, token: str | None) -> LightningStore:
+    """The store that `--store` names."""
     from agentlightning.store.client_server import LightningStoreClient
     from agentlightning.store.sql import SqlLightningStore
 

@@ -18,6 +18,9 @@ def serve(
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on; any but loopback needs a key.")
     ] = "127.0.0.1",
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What clients call the model. Default: MODEL as it is given.")
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option(metavar="KEY", envvar="AGL_API_KEY", help="What clients must send as their API key.")
     ] = None,
@@ -31,15 +34,15 @@ def serve(
     """Serve a model under OpenAI's chat completions interface.
 
     ```
-    agl serve models/mine --port 8000
+    agl serve models/mine --name mine --port 8000
     curl http://127.0.0.1:8000/v1/chat/completions \\
         -H 'content-type: application/json' \\
-        -d '{"model": "models/mine", "messages": [{"role": "user", "content": "6 * 7 ="}]}'
+        -d '{"model": "mine", "messages": [{"role": "user", "content": "6 * 7 ="}]}'
     ```
 
     The agent that was trained needs no change: give its client `base_url="http://127.0.0.1:8000/v1"`.
     """
     from agentlightning.inference.server import run
 
-    with native_service(model, max_context=max_context, slots=slots, device=device) as service:
+    with native_service(model, name=name, max_context=max_context, slots=slots, device=device) as service:
         run(service, host, port, api_key=api_key)

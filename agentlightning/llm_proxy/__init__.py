@@ -11,9 +11,10 @@ from .backend import Backend
 if TYPE_CHECKING:
     from .backends.openai import HttpBackend
     from .backends.upstream import UpstreamError
+    from .entries import ModelConfig
     from .proxy import LLMProxy
 
-__all__ = ["Backend", "HttpBackend", "LLMProxy", "UpstreamError", "call_seed"]
+__all__ = ["Backend", "HttpBackend", "LLMProxy", "ModelConfig", "UpstreamError", "call_seed"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from .proxy import LLMProxy
 
         return LLMProxy
+    if name == "ModelConfig":
+        from .entries import ModelConfig
+
+        return ModelConfig
     if name in ("HttpBackend", "UpstreamError"):
         from .backends import openai
 

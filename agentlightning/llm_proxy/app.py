@@ -5,6 +5,7 @@ Called by uvicorn; hands calls to `gateway`. A plain application: a framework's 
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import Generator
@@ -58,14 +59,17 @@ def create_app(gateway: Gateway, *, api_key: str | None, max_body_bytes: int) ->
             if path in _BY_PATH:
                 _check_method(scope, "POST")
                 declared = int(header(scope["headers"], b"content-length") or max_body_bytes)
-                with room.take(min(declared, max_body_bytes)):
+                with room.take(min(declared, max_body_bytes)) as place:
                     raw = await read_body(scope["headers"], receive, max_body_bytes)
                     if raw is not None:
+                        place.shrink(len(raw))  # of a body in pieces the size is known only now
                         await unless_disconnected(receive, _serve(gateway, interface, raw, ids, answer))
             else:
                 await answer.whole(orjson.dumps(await _other(gateway, scope, path, ids)))
         except RequestError as error:
             await answer.error(interface, error)
+        except asyncio.CancelledError:  # the server's last act on calls that it can't wait for
+            await answer.error(interface, RequestError("the gateway was stopped before it had an answer", status=503))
 
     return app
 
@@ -74,23 +78,36 @@ class _Room:
     """How many bytes of request bodies may be held."""
 
     def __init__(self, limit: int) -> None:
-        self._free = limit
+        self.free = limit
 
     @contextmanager
-    def take(self, size: int) -> Generator[None]:
+    def take(self, size: int) -> Generator[_Place]:
         """Hold a body. Raises `RequestError` 429 where there is no room for it."""
-        if size > self._free:
+        if size > self.free:
             raise RequestError(
                 "the gateway holds as many requests as its memory allows; ask again later",
                 status=429,
                 code="too_many_requests",
                 retry_after=1.0,
             )
-        self._free -= size
+        place = _Place(self, size)
+        self.free -= size
         try:
-            yield
+            yield place
         finally:
-            self._free += size
+            place.shrink(0)
+
+
+class _Place:
+    """Room for one body."""
+
+    def __init__(self, room: _Room, size: int) -> None:
+        self._room, self._size = room, size
+
+    def shrink(self, size: int) -> None:
+        """Give back what is not needed."""
+        self._room.free += self._size - size
+        self._size = size
 
 
 async def _serve(gateway: Gateway, interface: Interface, raw: bytes, ids: Ids, answer: _Answer) -> None:

@@ -11,6 +11,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from agentlightning.semconv import LLM_CALL_NUMBER, LLM_CALL_SPAN, attempt_trace_id
@@ -18,8 +19,8 @@ from agentlightning.store.base import LightningStore
 from agentlightning.types import TERMINAL_ATTEMPT, TERMINAL_ROLLOUT, AttemptedRollout, RequestError, Rollout
 
 MAX_ATTEMPTS = 16_384
-"""How many attempts are remembered at once. The one that called longest ago is forgotten first; were it still running,
-its numbering and seeds would start again. An entry is a few hundred bytes."""
+"""How many attempts are remembered at once. Of those that have no running call the one that called longest ago is
+forgotten first; its numbers go on from what the store has. An entry is a few hundred bytes."""
 
 
 @dataclass(slots=True)
@@ -110,11 +111,17 @@ class Attempts:
         if task is None:
             task = self._loading[key] = asyncio.create_task(_load(store, rollout_id, attempt_id))
             task.add_done_callback(lambda done: self._loaded(key, done))
-        return await asyncio.shield(task)  # one caller that goes away must not take the others with it
+        state = await asyncio.shield(task)  # one caller that goes away must not take the others with it
+        return self._known.setdefault(key, state)  # it may have been pushed out before its first caller came here
 
     def find(self, rollout_id: str, attempt_id: str) -> AttemptState | None:
         """The state of an attempt that has called, without asking the store."""
         return self._known.get((rollout_id, attempt_id))
+
+    async def finish(self) -> None:
+        """Take no more calls of any attempt, and wait for those that run."""
+        for state in list(self._known.values()):
+            await state.finish()
 
     def forget(self, rollout_id: str, attempt_id: str) -> None:
         """Ask the store again at the next call."""
@@ -125,8 +132,10 @@ class Attempts:
         if task.cancelled() or task.exception() is not None:
             return  # whoever waits gets the exception; the next call asks the store again
         self._known[key] = task.result()
-        while len(self._known) > self._limit:
-            self._known.popitem(last=False)
+        # Never one whose calls run: `complete` would not wait for them.
+        idle = (known for known, state in self._known.items() if not state.running)
+        for known in list(islice(idle, max(len(self._known) - self._limit, 0))):
+            del self._known[known]
 
 
 async def _load(store: LightningStore, rollout_id: str, attempt_id: str) -> AttemptState:

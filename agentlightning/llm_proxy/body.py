@@ -16,6 +16,8 @@ from .backend import Json
 from .dialects import Interface
 from .dialects.openai import json_type, wrong
 
+_BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
 
 def parse_body(raw: bytes, interface: Interface) -> Json:
     """The request as a dictionary with a `model`, and what its interface asks for.
@@ -41,7 +43,7 @@ def parse_body(raw: bytes, interface: Interface) -> Json:
 def force_sampling(body: Json, forced: Mapping[str, Any], limits: Sequence[str]) -> None:
     """Put `forced` over the agent's own sampling parameters, in place.
 
-    `max_tokens` is an upper bound: an agent that asks for less gets less.
+    `max_tokens`, under any of its names, is an upper bound: an agent that asks for less gets less.
 
     Args:
         body: The request.
@@ -49,8 +51,9 @@ def force_sampling(body: Json, forced: Mapping[str, Any], limits: Sequence[str])
         limits: How the request's interface calls the bound, see `Interface.limits`.
     """
     for name, value in forced.items():
-        if name != "max_tokens":
+        if name not in _BOUNDS:
             body[name] = value
             continue
-        asked = [limit for limit in limits if type(body.get(limit)) is int]
-        body.update({limit: min(body[limit], value) for limit in asked} if asked else {limits[0]: value})
+        for limit in [given for given in limits if body.get(given) is not None] or limits[:1]:
+            asked = body.get(limit)
+            body[limit] = asked if type(asked) is int and 0 <= asked < value else value  # -1 would be no bound

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast, get_args
+from typing import Any, NotRequired, TypedDict, cast, get_args
 
 import orjson
 
@@ -30,6 +30,14 @@ _FROM_ENVIRONMENT = "os.environ/"
 _TIMEOUT_S = 600.0
 
 
+class ModelConfig(TypedDict):
+    """An entry as it is written, for those who check types; docs/gateway.md lists the keys."""
+
+    model_name: str
+    litellm_params: dict[str, Any]
+    model_info: NotRequired[dict[str, Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """What a backend is made from. Entries with the same one share it. Its `repr` shows no secrets."""
@@ -37,7 +45,8 @@ class Connection:
     provider: Provider
     model: str
     """Its name at the endpoint."""
-    base_url: str | None
+    base_url: str | None = field(repr=False)
+    """May hold a password."""
     api_key: str | None = field(repr=False)
     timeout: float
     options_json: bytes = field(repr=False)

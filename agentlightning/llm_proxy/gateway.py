@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import orjson
 
@@ -26,7 +26,7 @@ from .capture import CallRecord
 from .dialects import CHAT, TRANSLATED, Interface, Translated, well_formed
 from .ledger import Ledger
 from .pool import ModelPool
-from .recorder import Recorder
+from .recorder import CLOSE_S, Recorder
 from .routes import ModelRoutes
 from .streams import StreamWriter
 
@@ -142,7 +142,11 @@ class Gateway:
         """
         attempt = await self._attempt(ids)
         assert self._recorder is not None
-        if attempt.start_time < self._recorder.since:
+        try:
+            covered = await self._recorder.covers(attempt.start_time)
+        except Exception as error:
+            raise RequestError(f"the store could not be asked for its time: {error}", status=503) from error
+        if not covered:
             raise RequestError(
                 f"attempt `{ids[1]}` began before this gateway, and calls that an earlier one answered may wait in its"
                 " spool; start the gateway with the `spool_dir` of the earlier one",
@@ -163,6 +167,9 @@ class Gateway:
 
     async def close(self) -> None:
         """Write what waits, as far as the store takes it, and close the connections to backends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):  # calls that were cancelled by now have yet to be recorded as such
+                await self._attempts.finish()
         if self._recorder is not None:
             await self._recorder.close()
         await self.routes.close()
@@ -210,9 +217,7 @@ class Gateway:
             raise
         except Exception as error:
             logger.exception("a call of %s failed", interface.path)
-            raise RequestError(
-                f"the call failed: {type(error).__name__}: {error}", status=500
-            ) from error
+            raise RequestError(f"the call failed: {type(error).__name__}: {error}", status=500) from error
 
     async def _whole(self, call: _Call, answer: Answer) -> None:
         reply = await call.pool.call(call.spoken.name, call.sent, rollout_id=call.rollout_id)
@@ -249,7 +254,8 @@ class Gateway:
             response = call.spoken.answer_to_chat(reply.response)
             spans = call.record.answered(response, reply.calls)
         assert call.rollout_id is not None
-        self.ledger.add(call.rollout_id, call.body["model"], response.get("usage") or {})
+        usage: Any = response.get("usage")
+        self.ledger.add(call.rollout_id, call.body["model"], cast(Json, usage) if isinstance(usage, dict) else {})
         await self._record(spans)
 
     async def _record(self, spans: list[Span]) -> None:

@@ -39,7 +39,7 @@ class LLMProxy:
         litellm_config: Of Agent-Lightning 0.3; its `model_list` is taken, nothing else is known here.
         num_retries: How often a call that failed before its first token is tried again, on another endpoint if there
             is one.
-        num_workers: Of Agent-Lightning 0.3; one event loop serves all calls, so only 1 is taken.
+        num_workers: Of Agent-Lightning 0.3; not used: one event loop serves all calls.
         launch_mode: Of Agent-Lightning 0.3; the gateway always runs in a thread.
         launcher_args: Of Agent-Lightning 0.3; not used.
         middlewares: Of Agent-Lightning 0.3; not used: what its middlewares did, the gateway does.
@@ -86,7 +86,7 @@ class LLMProxy:
                 f"`host` {host!r} can be reached from other machines, so it needs an `api_key`; or listen on 127.0.0.1"
             )
         if num_workers != 1:
-            raise ConfigError(f"`num_workers` is {num_workers}; leave it out: one event loop serves all calls")
+            warnings.warn("`num_workers` is not used: one event loop serves all calls", stacklevel=2)
         unused = {"launcher_args": launcher_args, "middlewares": middlewares, "callbacks": callbacks}
         for name in (name for name, value in unused.items() if value is not None):
             warnings.warn(f"`{name}` is not used: the gateway records and streams by itself", stacklevel=2)

@@ -85,14 +85,18 @@ class Recorder:
         self._private = spool_dir is None
         self.since = time.time() if self._spool is None else self._spool.made
         """Seconds since the epoch: of attempts that began earlier, calls may be in another gateway's spool."""
-        if self._private and earlier is not None and earlier.store is store and not earlier._pending:
-            self.since = earlier.since  # it left nothing behind
+        self._ahead: float | None = None
+        """Seconds by which the store's clock is ahead of the one here, once asked for."""
+        self._lacking: dict[AttemptKey, Exception] = {}
+        """Attempts that lack a call, because it could not be recorded."""
+        if earlier is not None and earlier.store is store:
+            self._lacking = earlier._lacking
+            if self._private and not earlier._pending:
+                self.since = earlier.since  # it left nothing behind
         self._spooling = bool(self._spool)
         """Whether new spans go to the spool."""
         self._pending: dict[AttemptKey, int] = self._spool.counts() if self._spool else {}
         """How many calls of an attempt are not yet in the store."""
-        self._refused: dict[AttemptKey, Exception] = {}
-        """Attempts that lack an answered call, because the store refused it after the answer."""
         self._fresh: list[Call] = []
         """Calls that wait for the next write."""
         self._writing: list[Call] = []
@@ -121,12 +125,14 @@ class Recorder:
             StoreClosedError: the store is closed, or this recorder is.
             sqlite3.Error, OSError: the store can't be reached and the spool can't be written, as for a full disk.
         """
-        if self._closed:
-            raise StoreClosedError("the gateway has stopped and records no more calls")
         if not spans:
             return
+        key = (spans[0].rollout_id, spans[0].attempt_id)
+        if self._closed:
+            self._lacking[key] = StoreClosedError("the gateway has stopped and records no more calls")
+            raise self._lacking[key]
         self.start()
-        call = Call((spans[0].rollout_id, spans[0].attempt_id), spans, asyncio.get_running_loop().create_future())
+        call = Call(key, spans, asyncio.get_running_loop().create_future())
         self._pending[call.key] = self._pending.get(call.key, 0) + 1
         if self._spooling:
             self._keep([call])
@@ -135,6 +141,17 @@ class Recorder:
         self._work.set()
         assert call.told is not None
         await call.told
+
+    async def covers(self, start_time: float) -> bool:
+        """Whether no call of an attempt that began at `start_time`, by the store's clock, may be in another's spool.
+
+        Raises as `store.statistics`, at first.
+        """
+        if self._ahead is None:
+            asked = time.time()
+            told = (await self.store.statistics()).get("time")
+            self._ahead = 0.0 if told is None else told - (asked + time.time()) / 2
+        return start_time - self._ahead >= self.since
 
     async def settled(self, rollout_id: str, attempt_id: str, timeout: float) -> None:
         """Return when nothing of an attempt waits here any more, in memory or in the spool.
@@ -146,7 +163,7 @@ class Recorder:
 
         Raises:
             TimeoutError: something still waits.
-            RequestError: 422, the store refused a call of the attempt after it was answered; it stays incomplete.
+            RequestError: 422, a call of the attempt could not be recorded; it stays incomplete.
         """
         self.start()
         key = (rollout_id, attempt_id)
@@ -157,9 +174,9 @@ class Recorder:
             raise TimeoutError(
                 f"{self._pending.get(key, 0)} calls of attempt `{attempt_id}` still wait for the store"
             ) from None
-        if (error := self._refused.get(key)) is not None:
+        if (error := self._lacking.get(key)) is not None:
             raise RequestError(
-                f"the store refused an answered call of attempt `{attempt_id}`, which therefore lacks it: {error}",
+                f"a call of attempt `{attempt_id}` could not be recorded, so the store lacks it: {error}",
                 status=422,
                 code="incomplete_attempt",
             ) from error
@@ -178,6 +195,7 @@ class Recorder:
             await asyncio.wait({self._worker})
             self._keep([*self._writing, *self._fresh])
             self._give_up(self._writing, StoreClosedError("the gateway stopped before this call was recorded"))
+            self._settle(self._writing)
         self._close_spool()
 
     async def _nothing_pending(self, key: AttemptKey) -> None:
@@ -303,6 +321,7 @@ class Recorder:
         for call in calls:
             if call.ended and call.number is None:
                 self.counts.recorded += 0 if call.error else len(call.spans)
+                self._note(call)
                 self._forget(call.key)
         spooled = [call for call in calls if call.ended and call.number is not None]
         if self._spool is not None:
@@ -318,7 +337,16 @@ class Recorder:
         """A call can't be spooled: its caller gets the error, unless the store may still take it."""
         if call not in self._writing:
             call.end(error)
+            self._note(call)
             self._forget(call.key)
+
+    def _note(self, call: Call) -> None:
+        """Remember that its attempt lacks a call, if it does and still counts.
+
+        Also where the agent got an error instead of the answer: it has seen the text of a stream.
+        """
+        if call.error is not None and not isinstance(call.error, (LeaseLostError, NotFoundError)):
+            self._lacking[call.key] = call.error
 
     def _forget(self, key: AttemptKey) -> None:
         left = self._pending[key] - 1
@@ -335,4 +363,4 @@ class Recorder:
             logger.info("dropped a call of attempt %s, which no longer counts: %s", call.key[1], error)
         else:
             logger.error("the store refuses an answered call of attempt %s: %s", call.key[1], error)
-            self._refused[call.key] = error
+            self._note(call)

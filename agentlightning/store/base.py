@@ -85,6 +85,8 @@ class LightningStoreStatistics(TypedDict, total=False):
     """How many wait to be dequeued."""
     uptime: float
     """Seconds since it was opened."""
+    time: float
+    """Seconds since the epoch by the store's clock, which its timestamps are from."""
 
 
 FilterLogic = Literal["and", "or"]

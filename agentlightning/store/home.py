@@ -389,9 +389,10 @@ class LedgerStore(LedgerQueries):
 
     async def statistics(self) -> LightningStoreStatistics:
         counts = await self._run(lambda ledger: ledger.counts())
+        now = self._clock.now()
         return cast(
             LightningStoreStatistics,
-            {"name": type(self).__name__, "uptime": self._clock.now() - self._opened_at, **counts},
+            {"name": type(self).__name__, "uptime": now - self._opened_at, "time": now, **counts},
         )
 
 

@@ -213,7 +213,7 @@ def span_row(span: Span) -> SpanRow:
         raise ValueError(
             f"`sequence_id` of a span is {span.sequence_id}; give 1 to {LARGEST_SEQUENCE_ID}, or 0 to have it numbered"
         )
-    status = span.status
+    status, resource = span.status, span.resource
     return SpanRow(
         span.rollout_id,
         span.attempt_id,
@@ -224,13 +224,26 @@ def span_row(span: Span) -> SpanRow:
         span.name,
         span.start_time,
         span.end_time,
-        encode("status", {"status_code": status.status_code, "description": status.description}),
+        _encode_status(status.status_code, status.description),
         encode("attributes", span.attributes),
         encode("events", _EVENTS.dump_python(span.events)) if span.events else "[]",
         encode("links", _LINKS.dump_python(span.links)) if span.links else "[]",
-        encode("resource", {"attributes": span.resource.attributes, "schema_url": span.resource.schema_url}),
+        _encode_resource(resource) if resource.attributes or resource.schema_url else _NO_RESOURCE,
         None if span.token_call is None else span.token_call.to_bytes(),
     )
+
+
+@lru_cache(maxsize=256)
+def _encode_status(code: str, description: str | None) -> str:
+    """Cached: nearly all spans have the same one."""
+    return encode("status", {"status_code": code, "description": description})
+
+
+def _encode_resource(resource: OtelResource) -> str:
+    return encode("resource", {"attributes": resource.attributes, "schema_url": resource.schema_url})
+
+
+_NO_RESOURCE: Final = _encode_resource(OtelResource())
 
 
 def span_model(row: SpanRow) -> Span:

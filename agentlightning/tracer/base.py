@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import time
@@ -139,11 +140,7 @@ class Tracer(ParallelWorkerBase):
 
     def get_langchain_handler(self) -> Any:
         """`None`: the gateway records LLM calls, `OtelTracer(instrument=["langchain"])` what else LangChain does."""
-        logger.warning(
-            "`%s` has no LangChain handler; LLM calls are recorded by the gateway, and the rest with"
-            ' `OtelTracer(instrument=["langchain"])`',
-            type(self).__name__,
-        )
+        _say_there_is_no_handler(type(self).__name__)
 
     # -- spans ------------------------------------------------------------------------------------------------------
 
@@ -236,6 +233,16 @@ class Tracer(ParallelWorkerBase):
         span.resource.attributes = {LightningResourceAttributes.TRACER_NAME.value: type(self).__name__}
         trace.record(span)
         return core
+
+
+@functools.cache
+def _say_there_is_no_handler(tracer: str) -> None:
+    """Once in a process: agents written for 0.3 ask in every rollout."""
+    logger.warning(
+        "`%s` has no LangChain handler; LLM calls are recorded by the gateway, and the rest with"
+        ' `OtelTracer(instrument=["langchain"])`',
+        tracer,
+    )
 
 
 def _local_id() -> str:

@@ -24,6 +24,17 @@ Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
 
+_HEADER: dict[str, type[Any]] = {
+    "model": str,
+    "finish_reason": str,
+    "weights_version": int,
+    "prompt": int,
+    "response": int,
+    "logprobs": bool,
+}
+"""Of the bytes of a `TokenCall`; besides, its `temperature`, a number."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenCall:
     """One LLM call as exact tokens.
@@ -72,6 +83,7 @@ class TokenCall:
         try:
             (size,) = struct.unpack_from("<I", data)
             header: dict[str, Any] = orjson.loads(data[4 : 4 + size])
+            _check_header(header)
             at = 4 + size
             prompt = np.frombuffer(data, "<i4", header["prompt"], at).astype(np.int32)
             at += 4 * header["prompt"]
@@ -80,7 +92,7 @@ class TokenCall:
             logprobs = (
                 np.frombuffer(data, "<f4", header["response"], at).astype(np.float32) if header["logprobs"] else None
             )
-        except (struct.error, orjson.JSONDecodeError, KeyError) as error:
+        except (struct.error, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not the bytes of a token call: {error}") from error
         return cls(
             model=header["model"],
@@ -91,6 +103,16 @@ class TokenCall:
             weights_version=header["weights_version"],
             temperature=header["temperature"],
         )
+
+
+def _check_header(header: Mapping[str, Any]) -> None:
+    for name, kind in _HEADER.items():
+        if type(header[name]) is not kind:
+            raise ValueError(f"`{name}` is {header[name]!r:.100}")
+    if type(header["temperature"]) not in (int, float):
+        raise ValueError(f"`temperature` is {header['temperature']!r:.100}")
+    if header["prompt"] < 0 or header["response"] < 0:  # numpy would read all there is
+        raise ValueError("`prompt` and `response` must be 0 or above")
 
 
 def _raw(array: NDArray[Any], dtype: str) -> bytes:

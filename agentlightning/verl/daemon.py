@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentlightning.adapter import EpisodeAdapter
+from agentlightning.semconv import LLM_CALL_NUMBER
 from agentlightning.store.base import LightningStore
 from agentlightning.types import (
     AttemptedRollout,
@@ -41,6 +42,8 @@ class Sample:
     episode: Episode
     error: str | None
     """Why the attempt failed; `None` where it did not."""
+    called: bool = True
+    """Whether there is a call of a model in its spans, whatever the adapter made of them."""
 
     @property
     def torn(self) -> bool:
@@ -168,6 +171,7 @@ class AgentModeDaemon:
                 rollout=rollout,
                 episode=self._adapter(spans.get(rollout.rollout_id, []), rollout.rollout_id),
                 error=_error(rollout),
+                called=any(LLM_CALL_NUMBER in span.attributes for span in spans.get(rollout.rollout_id, [])),
             )
             for (_, _, index, sample), rollout in finished
         ]

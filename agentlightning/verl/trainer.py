@@ -351,6 +351,11 @@ def _why_nothing_is_learned(samples: list[Sample]) -> str:
         reason, count = errors.most_common(1)[0]
         return f"{errors.total()} of {len(samples)} rollouts failed, {count} of them with: {reason}"
     if all(not sample.episode.turns and not sample.episode.missing_token_ids for sample in samples):
+        if any(sample.called for sample in samples):
+            return (
+                "the adapter left out every call of the LLM; `agent_match` finds names that instrumentation gives"
+                ' (`OtelTracer(instrument=True)`) or `agl.operation(**{"agent.name": ...})`'
+            )
         return "no rollout called the LLM; the agent must call the endpoint of the `llm` it is given"
     if all(sample.episode.reward is None for sample in samples):
         return "no rollout has a reward; return a number from the agent, or call `agl.emit_reward`"

@@ -269,6 +269,19 @@ def test_text_makes_the_cause_sure() -> None:
         assert compare_text(found, decode).kind == kind
 
 
+def test_text_makes_the_cause_sure_where_the_rest_is_in_other_tokens_too() -> None:
+    """A byte that is no character comes back as three: no token of the answer is there again, but its text is."""
+    words = {1: "\ufffd", 2: "ab", 3: "a", 4: "b", 5: "\ufffd", 6: "<end>", 7: "c"}
+
+    def decode(ids: Sequence[int]) -> str:
+        return "".join(words.get(i, f"<{i}>") for i in ids)
+
+    for wrote, kind in (([5, 3, 4, 6], "retokenised"), ([5, 7, 4, 6], "edited")):
+        (found,) = TokenGraph([call([*PROMPT], [1, 2]), call([*PROMPT, *wrote, *MORE], [8])]).breaks
+        assert not found.rejoins
+        assert compare_text(found, decode).kind == kind
+
+
 def test_agents_that_only_begin_alike_are_no_breaks() -> None:
     system = list(range(100, 140))
     graph = TokenGraph(

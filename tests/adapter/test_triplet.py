@@ -8,7 +8,8 @@ import re
 import pytest
 
 from agentlightning.adapter import LlmProxyTraceToTriplet, TraceAdapter, TracerTraceToTriplet
-from agentlightning.semconv import LLM_CALL_CHOICE, LLM_CALL_SPAN
+from agentlightning.semconv import LLM_CALL_CHOICE, LLM_CALL_NUMBER, LLM_CALL_SPAN
+from agentlightning.types import Span
 
 from .spans import call_without_ids, failed_call, llm_call, reward, span
 
@@ -121,6 +122,17 @@ def test_a_call_that_was_recorded_twice_is_one_and_its_choices_are_several() -> 
     second.attributes |= {"gen_ai.response.id": "chat-2", LLM_CALL_CHOICE: 1}
     for adapter in (LlmProxyTraceToTriplet(), TracerTraceToTriplet()):
         assert [t.response["token_ids"] for t in adapter([twin, first, second])] == [[2], [3]]
+
+
+def test_two_calls_of_the_gateway_are_two_though_their_answers_have_one_id() -> None:
+    """A cache before the model gives the id of the first answer again; a client may have recorded both, too."""
+    calls: list[Span] = []
+    for number in (2, 4):
+        call = llm_call(number, [number], [9])
+        call.attributes |= {"gen_ai.response.id": "chatcmpl-7", LLM_CALL_NUMBER: number // 2}
+        calls += [span(number - 1, LLM_CALL_SPAN, {"gen_ai.response.id": "chatcmpl-7"}), call]
+    for adapter in (LlmProxyTraceToTriplet(), TracerTraceToTriplet()):
+        assert [t.prompt["token_ids"] for t in adapter(calls)] == [[2], [4]]
 
 
 @pytest.mark.parametrize("seen_as", ["chatcmpl-7", "msg_7", "resp_7"])

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 import agentlightning as agl_package
 from agentlightning.cli.app import app
+from agentlightning.cli.query import DEFAULT_STORE, store_or_hint
 from agentlightning.store import SqlLightningStore
 from agentlightning.store.reader import SqliteReader
-from agentlightning.types import LLM, RolloutConfig
+from agentlightning.types import LLM, RolloutConfig, StoreUnavailableError
 
 from ..store.helpers import span_of, token_call
 from .test_store import serving
@@ -204,3 +205,13 @@ def test_what_cannot_work_is_one_error(
     assert done.stderr.startswith("error: ")
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_who_finds_no_store_at_the_default_place_hears_of_runs() -> None:
+    with (
+        pytest.raises(StoreUnavailableError, match=r"nobody there. .*`--store runs/NAME`"),
+        store_or_hint(DEFAULT_STORE),
+    ):
+        raise StoreUnavailableError("nobody there")
+    with pytest.raises(StoreUnavailableError, match=r"^nobody there$"), store_or_hint("http://127.0.0.1:9"):
+        raise StoreUnavailableError("nobody there")

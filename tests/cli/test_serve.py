@@ -40,6 +40,20 @@ def test_the_stock_client_and_an_agent_can_use_it(agl: Any, url: str, model: Pat
     assert re.search(r"^│ 1 .*│ 1 +│", done.stdout, re.MULTILINE), "its call was recorded"
 
 
+def test_a_model_may_have_another_name(agl: Any, model: Path) -> None:
+    process = agl.start("serve", str(model), "--port", "0", "--name", "mine")
+    try:
+        client = openai.OpenAI(base_url=process.stdout.readline().split()[-1], api_key="none")
+        assert [entry.id for entry in client.models.list()] == ["mine"]
+        reply = client.completions.create(model="mine", prompt="0 + 1", max_tokens=2)
+        assert reply.model == "mine"
+        with pytest.raises(openai.NotFoundError, match=r"ask for .mine."):
+            client.completions.create(model=str(model), prompt="0", max_tokens=2)
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_ctrl_c_ends_it(agl: Any, model: Path) -> None:
     process = agl.start("serve", str(model), "--port", "0")
     url = process.stdout.readline().split()[-1]

@@ -165,6 +165,9 @@ def test_arguments_of_0_3_that_do_nothing_here_say_so():
         store = agl.InMemoryLightningStore(thread_safe=True, eviction_memory_threshold=0.5)
     with pytest.warns(UserWarning, match="/v1/prometheus"):
         agl.LightningStoreServer(store, "127.0.0.1", 0, tracker=object())
+    with pytest.warns(UserWarning, match="is not used") as said:
+        agl.LLMProxy(num_workers=4, launch_mode="mp", callbacks=["opentelemetry"], middlewares=["rollout_attempt"])
+    assert [str(warning.message).split()[0] for warning in said] == ["`num_workers`", "`middlewares`", "`callbacks`"]
     for wrong in ({"n_workers": 4}, {"launcher_args": object()}, {"launch_mode": "mp"}):
         with pytest.raises(ValueError, match="PostgreSQL"):
             agl.LightningStoreServer(store, **wrong)

@@ -230,6 +230,15 @@ def test_one_step_in_which_nothing_could_be_learned_is_an_error_too(model, tmp_p
         trainer.fit(calls_nobody, TASKS)
 
 
+def test_an_adapter_that_leaves_out_every_call_is_named(model, tmp_path):
+    algorithm = agl.VERL(config(model, **{"trainer.total_training_steps": 1, "trainer.val_before_train": False}))
+    trainer = agl.Trainer(
+        algorithm=algorithm, n_runners=8, run_dir=tmp_path / "run", adapter={"agent_match": "nobody is called so"}
+    )
+    with pytest.raises(TrainingError, match="the adapter left out every call"):
+        trainer.fit(letters_agent, TASKS)
+
+
 def test_a_resumed_run_must_have_the_settings_it_was_begun_with(finished, model):
     run_dir, _ = finished
     with pytest.raises(ConfigError, match=r"`actor_rollout_ref.actor.optim.lr` = 0.005, and now it is 1.0"):

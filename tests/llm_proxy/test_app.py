@@ -177,6 +177,33 @@ async def test_more_bodies_than_memory_allows_are_refused_for_now(
         await proxy.stop()
 
 
+async def test_a_body_in_pieces_takes_no_more_room_than_it_has(
+    store: InMemoryLightningStore, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long it is is not known beforehand."""
+    monkeypatch.setattr("agentlightning.llm_proxy.app.MAX_HELD_BYTES", 3000)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield orjson.dumps(GOOD)
+
+    proxy = LLMProxy(store=store, max_body_bytes=2000)
+    proxy.set_backend("tiny", backend)
+    await proxy.start()
+    backend.hold = asyncio.Event()
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{proxy.port}") as http:
+            running: list[asyncio.Task[Any]] = []
+            for number in range(1, 6):
+                running.append(asyncio.create_task(post(http, "/v1/chat/completions", data=pieces())))
+                await until(lambda number=number: backend.waiting == number or running[-1].done())
+            proxy._server.call_in_loop(backend.hold.set)
+            assert [(await one)[0] for one in running] == [200] * 5
+            padded = orjson.dumps(GOOD) + b" " * 1900
+            assert (await post(http, "/v1/chat/completions", data=padded))[0] == 200
+    finally:
+        await proxy.stop()
+
+
 async def test_the_token_is_asked_for(store: InMemoryLightningStore, backend: LocalBackend) -> None:
     proxy = LLMProxy(store=store, api_key="s3cret")
     proxy.set_backend("tiny", backend)

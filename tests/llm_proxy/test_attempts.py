@@ -70,6 +70,7 @@ async def test_without_a_seed_nothing_is_set(
         ("train", {"temperature": 0.2, "max_tokens": 500}, {"temperature": 1.0, "max_tokens": 64}),
         ("train", {"max_tokens": 8}, {"temperature": 1.0, "max_tokens": 8}),
         ("train", {"max_completion_tokens": 500}, {"temperature": 1.0, "max_completion_tokens": 64}),
+        ("train", {"max_completion_tokens": -1}, {"temperature": 1.0, "max_completion_tokens": 64}),
         ("val", {"temperature": 0.7, "top_p": 0.9}, {"temperature": 0.0, "top_p": 0.9}),
         ("test", {"temperature": 0.7}, {"temperature": 0.7}),
         (None, {"temperature": 0.7}, {"temperature": 0.7}),
@@ -82,6 +83,19 @@ async def test_sampling_parameters_are_forced_by_mode(
     async with client_for(proxy, await store.start_rollout("a task", mode=mode)) as client:
         await client.chat.completions.create(model="tiny", messages=QUESTION, **asked)
     assert backend.bodies == [{"model": "tiny", "messages": QUESTION, **expected}]
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
+async def test_the_bound_may_have_any_of_its_names(
+    proxy: LLMProxy, store: InMemoryLightningStore, backend: LocalBackend, name: str
+) -> None:
+    proxy.sampling_parameters = {"train": {name: 64}}
+    async with client_for(proxy, await store.start_rollout("a task", mode="train")) as client:
+        for asked in (500, 8):
+            await client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=asked)
+            await client.responses.create(model="tiny", input="two and two", max_output_tokens=max(asked, 16))
+    assert [body["max_tokens"] for body in backend.bodies] == [64, 64, 8, 16]
+    assert all(body.keys() == {"model", "messages", "max_tokens"} for body in backend.bodies)
 
 
 async def refused(proxy: LLMProxy, rollout_id: str, attempt_id: str) -> openai.APIStatusError:

@@ -157,6 +157,7 @@ def test_no_message_shows_a_secret(entry: dict[str, Any]) -> None:
 
 
 def test_nothing_printed_shows_a_secret() -> None:
-    entry = read(model="azure/m", api_base=URL, api_key=SECRET, client_secret=SECRET)
+    url = URL.replace("://", f"://user:{SECRET}@")
+    entry = read(model="azure/m", api_base=url, api_key=SECRET, client_secret=SECRET)
     assert SECRET not in f"{entry!r} {entry} {entry.connection!r}"
     assert re.search("azure", repr(entry))

@@ -196,7 +196,8 @@ async def test_each_caller_gets_its_own_error_and_the_others_are_written(store: 
     for rollout in lost:
         await store.start_attempt(rollout.rollout_id)
     stranger = Span.create("x", rollout_id="ro-none", attempt_id="at-none")
-    unfit = span_of(good[0], "unfit")
+    lacking = await store.start_rollout("one of its calls can't be stored")
+    unfit = span_of(lacking, "unfit")
     unfit.attributes["x"] = object()  # type: ignore[assignment]
     calls = [good[0], lost[0], good[1], stranger, good[2], unfit, lost[1], good[3]]
     async with recording(store) as recorder:
@@ -211,6 +212,8 @@ async def test_each_caller_gets_its_own_error_and_the_others_are_written(store: 
             assert error.attempts == [(rollout.rollout_id, rollout.attempt.attempt_id)]
             assert rollout.attempt.attempt_id in str(error)
         await settle(recorder, *good, *lost)
+        with pytest.raises(RequestError, match="could not be recorded"):
+            await settle(recorder, lacking)
         assert recorder.counts.recorded == 4
     for rollout in good:
         assert await names(store, rollout) == ["work"]
@@ -339,7 +342,8 @@ async def test_a_span_that_no_store_takes_is_refused_before_it_is_spooled(remote
         with pytest.raises(ValueError, match="`sequence_id` of a span is -1"):
             await recorder.record([numbered])
         await remote.up()
-        await settle(recorder, rollout)
+        with pytest.raises(RequestError, match="could not be recorded, so the store lacks it: `sequence_id`"):
+            await settle(recorder, rollout)
     assert await names(remote.home, rollout) == ["a"]
 
 
@@ -512,13 +516,16 @@ async def test_a_full_disk_is_the_callers_error_until_the_store_is_back(remote: 
         with pytest.raises(sqlite3.OperationalError, match="full"):
             await recorder.record([large])
         await remote.up()
-        await settle(recorder, rollout)
+        with pytest.raises(
+            RequestError, match="could not be recorded, so the store lacks it: database or disk is full"
+        ):
+            await settle(recorder, rollout)
         await recorder.record([large])
     assert await names(remote.home, rollout) == ["small", "large"]
 
 
 async def test_on_a_full_disk_a_write_under_way_may_still_succeed(sqlite: Counting, tmp_path: Path):
-    rollout = await sqlite.start_rollout("task")
+    rollout, other = await sqlite.start_rollout("task"), await sqlite.start_rollout("another")
     large = {"text": "x" * 10**6}
     async with recording(sqlite, tmp_path / "spool", spool_after=AT_ONCE) as recorder:
         assert recorder._spool is not None  # pyright: ignore[reportPrivateUsage]
@@ -528,7 +535,7 @@ async def test_on_a_full_disk_a_write_under_way_may_still_succeed(sqlite: Counti
             while not recorder._spooling:  # noqa: ASYNC110  # pyright: ignore[reportPrivateUsage]
                 await asyncio.sleep(0.01)
             with pytest.raises(sqlite3.OperationalError, match="full"):
-                await recorder.record([span_of(rollout, "refused", attributes=large)])
+                await recorder.record([span_of(other, "refused", attributes=large)])
             assert not call.done()
         await call
         await settle(recorder, rollout)

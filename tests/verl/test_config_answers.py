@@ -112,6 +112,27 @@ def test_loggers_that_are_not_there_are_named():
     assert (note.key, note.value, note.kind) == ("trainer.logger", "mlflow", "replaced")
 
 
+def test_what_0_3_had_of_its_own_is_answered():
+    theirs = {
+        "port": 9999,
+        "trace_aggregator": {
+            "level": "trajectory",
+            "trajectory_max_prompt_length": 2048,
+            "trajectory_max_response_length": 8192,
+            "debug": False,
+            "mismatch_log_dir": "./mismatch_cases",
+        },
+    }
+    answers = {note.key: note.instead for note in load_config({**BASE, "agentlightning": theirs}).notes}
+    assert "free port" in answers["agentlightning.port"]
+    assert "nothing is cut" in answers["agentlightning.trace_aggregator.trajectory_max_prompt_length"]
+    assert "agentlightning.trace_aggregator.level" not in answers, "it says what happens anyway"
+    other = load_config({**BASE, "agentlightning.trace_aggregator.level": "transition"}).notes
+    assert any("one row" in note.instead for note in other)
+    with pytest.raises(ConfigError, match=r"trace_aggregator\.levels"):
+        load_config({**BASE, "agentlightning.trace_aggregator.levels": "trajectory"})
+
+
 def test_the_table_at_start(capsys: pytest.CaptureFixture[str]):
     load_config(SEED_001 | {"trainer.device": "cuda"}).print_notes()
     shown = capsys.readouterr().out

@@ -50,9 +50,9 @@ class AnthropicBackend:
             headers["x-api-key"] = api_key
         if betas:
             headers["anthropic-beta"] = ",".join(betas)
-        self.base_url = f"{base_url.rstrip('/').removesuffix('/v1')}/v1"
+        self._upstream = Upstream(f"{base_url.rstrip('/').removesuffix('/v1')}/v1", headers, timeout=timeout)
+        self.base_url = self._upstream.base_url
         self._model = model
-        self._upstream = Upstream(self.base_url, headers, timeout=timeout)
 
     async def call(self, dialect: Dialect, body: Json) -> ChatReply:
         """See `Backend`.

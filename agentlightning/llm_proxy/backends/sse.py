@@ -158,7 +158,8 @@ class EventParser:
 
 def ends_answer(event: Json) -> bool:
     """Whether an event of `chat`, `completions`, `responses` or `messages` says that an answer is complete."""
-    if event.get("type") in _END_TYPES:
+    kind = event.get("type")
+    if isinstance(kind, str) and kind in _END_TYPES:
         return True
     choices = event.get("choices")
     if not isinstance(choices, list):

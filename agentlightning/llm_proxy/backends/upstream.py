@@ -6,12 +6,14 @@ Used by the backends of this folder. aiohttp costs a fraction of httpx's CPU tim
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import math
 import time
 from collections.abc import AsyncGenerator, Generator
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import orjson
@@ -38,7 +40,8 @@ class Upstream:
     """One endpoint. Lives in one event loop at a time; `close` it before using it in another one.
 
     Args:
-        base_url: What paths are put behind, usually ending in `/v1`.
+        base_url: What paths are put behind, usually ending in `/v1`. A user name and password in it are sent as a
+            header, unless `headers` has an `authorization`, and never shown.
         headers: Sent with every request.
         timeout: Longest time of a call in seconds; of a stream: to its first event.
         idle_timeout: Longest time in seconds between two events of a stream.
@@ -52,8 +55,9 @@ class Upstream:
         timeout: float = 600.0,
         idle_timeout: float = IDLE_SECONDS,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
-        self._headers = {"content-type": "application/json", "accept-encoding": "identity", **headers}
+        self.base_url, authorization = _without_password(base_url.rstrip("/"))
+        sent = {"content-type": "application/json", "accept-encoding": "identity"}
+        self._headers = {**sent, **authorization, **headers}
         self._timeout = timeout
         self._idle = idle_timeout
         self._session: aiohttp.ClientSession | None = None
@@ -184,6 +188,18 @@ class Upstream:
             raise RequestError(f"the backend at {self.base_url} ended its answer early: {error}", status=502) from error
         except (aiohttp.ClientError, OSError) as error:
             raise RequestError(f"the backend at {self.base_url} can't be reached: {error}", status=502) from error
+
+
+def _without_password(url: str) -> tuple[str, dict[str, str]]:
+    """The URL as it may be shown, and the header for what was taken out."""
+    if "@" not in url:
+        return url, {}
+    parts = urlsplit(url)
+    if parts.username is None:
+        return url, {}
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return shown, {"authorization": f"Basic {base64.b64encode(login).decode()}"}
 
 
 async def _drain(answer: aiohttp.ClientResponse) -> None:

@@ -6,7 +6,7 @@ Used by `dialects/__init__`. Only what the gateway itself needs is checked.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -66,7 +66,9 @@ def _as_chat(choice: Json) -> Json:
 def openai_error(error: RequestError) -> dict[str, Any]:
     """OpenAI's error object; that of an endpoint stays as it is if it is one."""
     body = error.to_body()
-    return body if isinstance(body.get("error"), dict) else RequestError.to_body(error)
+    found: Any = body.get("error")
+    told = isinstance(found, dict) and isinstance(cast(Json, found).get("message"), str)
+    return body if told else RequestError.to_body(error)
 
 
 def wrong(body: Json, field: str, expected: str) -> RequestError:

@@ -53,7 +53,7 @@ def _read_json(body: bytes) -> ExportTraceServiceRequest:
     try:
         fields = _packed_ids(orjson.loads(body))
         return ParseDict(fields, ExportTraceServiceRequest(), ignore_unknown_fields=True)
-    except (orjson.JSONDecodeError, ParseError, ValueError, TypeError) as error:
+    except (orjson.JSONDecodeError, ParseError, ValueError, TypeError, RecursionError) as error:
         raise RequestError(f"the body is no ExportTraceServiceRequest: {error}", status=400) from error
 
 

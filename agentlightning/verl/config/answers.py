@@ -340,5 +340,36 @@ _TRAINER = (
     Rule("replaced", ("skip.*",), "rollouts are always run, never taken from a dump"),
 )
 
-RULES: tuple[Rule, ...] = (*_MATHS, *_REWARD, *_DATA, *_MODEL_RULES, *_ACTOR_RULES, *_ROLLOUT_RULES, *_TRAINER)
+_AGENT_LIGHTNING_03 = (
+    Rule(
+        "replaced",
+        ("agentlightning.port",),
+        "the gateway takes a free port",
+        "give the trainer `llm_proxy={'port': N}`",
+    ),
+    Rule(
+        "replaced",
+        ("agentlightning.trace_aggregator.{level,debug,mismatch_log_dir}",),
+        "calls that continue each other token for token are always one row; the loss is the same either way",
+        "`agl inspect ROLLOUT` shows the rows, and where and why a call does not continue another",
+        here=("trajectory",),
+    ),
+    Rule(
+        "replaced",
+        ("agentlightning.trace_aggregator.*",),
+        "a row is as long as its conversation; nothing is cut",
+        "`actor_rollout_ref.rollout.max_model_len` bounds it",
+    ),
+)
+
+RULES: tuple[Rule, ...] = (
+    *_MATHS,
+    *_REWARD,
+    *_DATA,
+    *_MODEL_RULES,
+    *_ACTOR_RULES,
+    *_ROLLOUT_RULES,
+    *_TRAINER,
+    *_AGENT_LIGHTNING_03,
+)
 """All rules, in the order in which they are asked."""

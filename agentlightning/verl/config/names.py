@@ -41,8 +41,15 @@ ADDED_KEYS = (
     "actor_rollout_ref.actor.dpo_beta",
     "actor_rollout_ref.actor.sppo_eta",
     "trainer.ref_update_freq",
+    "agentlightning.port",
+    "agentlightning.trace_aggregator.level",
+    "agentlightning.trace_aggregator.trajectory_max_prompt_length",
+    "agentlightning.trace_aggregator.trajectory_max_response_length",
+    "agentlightning.trace_aggregator.debug",
+    "agentlightning.trace_aggregator.mismatch_log_dir",
 )
-"""Keys that verl, one of its recipes or an older verl reads though they are not among the defaults."""
+"""Keys that verl, one of its recipes or an older verl reads though they are not among the defaults, and those that
+Agent-Lightning 0.3 added."""
 
 
 @cache

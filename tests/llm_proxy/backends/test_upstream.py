@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import socket
 import time
@@ -48,6 +49,20 @@ async def test_a_request_and_its_answer(endpoint: Endpoint) -> None:
     assert (endpoint.paths, endpoint.bodies) == (["/v1/chat"], [{"a": "é"}])
     sent = endpoint.headers[0]
     assert (sent["authorization"], sent["content-type"]) == ("Bearer key", "application/json")
+
+
+async def test_a_password_in_the_url_is_sent_and_not_shown(endpoint: Endpoint) -> None:
+    url = endpoint.url.replace("://", "://me:se%40cret@")
+    upstream = Upstream(url, {})
+    try:
+        await upstream.post("/chat", {})
+        assert upstream.base_url == endpoint.url
+    finally:
+        await upstream.close()
+    async with connected(url) as upstream:
+        await upstream.post("/chat", {})
+    login = base64.b64encode(b"me:se@cret").decode()
+    assert [sent["authorization"] for sent in endpoint.headers] == [f"Basic {login}", "Bearer key"]
 
 
 async def test_connections_open_again_after_close(endpoint: Endpoint) -> None:
