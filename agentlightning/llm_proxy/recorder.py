@@ -148,9 +148,9 @@ class Recorder:
         Raises as `store.statistics`, at first.
         """
         if self._ahead is None:
-            asked = time.time()
             told = (await self.store.statistics()).get("time")
-            self._ahead = 0.0 if told is None else told - (asked + time.time()) / 2
+            # Told at the end of however long the store was away, so compared with the time here at the end of it.
+            self._ahead = 0.0 if told is None else told - time.time()
         return start_time - self._ahead >= self.since
 
     async def settled(self, rollout_id: str, attempt_id: str, timeout: float) -> None:

@@ -118,9 +118,7 @@ class AgentLightningTrainer:
             RunExistsError: `trainer.default_local_dir` holds checkpoints of another run.
         """
         trainer = self.config.trainer
-        needed, name = (val_dataset, "val_dataset") if trainer.val_only else (train_dataset, "train_dataset")
-        if needed is None:
-            raise DatasetError(f"there is no `{name}`; give one, or set `trainer.val_only` to what is meant")
+        check_datasets(self.config, train_dataset, val_dataset)
         tasks = train_dataset if train_dataset is not None else []
         order = TaskOrder(
             max(len(tasks), 1),
@@ -343,6 +341,13 @@ class AgentLightningTrainer:
         started = time.perf_counter()
         yield
         metrics[f"timing_s/{name}"] = time.perf_counter() - started
+
+
+def check_datasets(config: VerlConfig, train: Dataset[Any] | None, val: Dataset[Any] | None) -> None:
+    """Raise `DatasetError` where the dataset that the run needs is missing."""
+    needed, name = (val, "val_dataset") if config.trainer.val_only else (train, "train_dataset")
+    if needed is None:
+        raise DatasetError(f"there is no `{name}`; give one, or set `trainer.val_only` to what is meant")
 
 
 def _why_nothing_is_learned(samples: list[Sample]) -> str:

@@ -199,7 +199,7 @@ def check_form(name: Name, body: Any) -> str:
 
 
 async def check_aftermath(world: World, name: Name, fault: Fault, *, stream: bool) -> None:
-    """Each call has one span, marked, without tokens; the next call is served, and those count as the backend's doing."""
+    """Each call has one span, marked, without tokens, and counts as the backend's doing; the next call is served."""
     spans = await world.store.query_spans(world.rollout.rollout_id)
     assert len(spans) == len(world.endpoint.bodies)
     for span in spans:
@@ -288,7 +288,7 @@ async def test_an_agent_that_goes_away_ends_its_call_upstream(world: World, name
     with pytest.raises(asyncio.CancelledError):
         await asking
     await asyncio.wait_for(world.endpoint.gone.wait(), 30)
-    while not (spans := await world.store.query_spans(world.rollout.rollout_id)):
+    while not (spans := await world.store.query_spans(world.rollout.rollout_id)):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     (span,) = spans
     assert (span.status.status_code, span.token_call) == ("ERROR", None)

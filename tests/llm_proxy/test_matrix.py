@@ -1,4 +1,4 @@
-"""Every interface and feature on every kind of backend, by real clients: the table in `docs/gateway.md`, cell by cell."""
+"""Every interface and feature on every kind of backend, by real clients: the table in `docs/gateway.md`."""
 
 from __future__ import annotations
 

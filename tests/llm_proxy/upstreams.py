@@ -7,7 +7,6 @@ The shapes are those of `backends/endpoint.py` and `backends/fake_anthropic.py`.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import orjson
 from aiohttp import web

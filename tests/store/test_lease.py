@@ -56,7 +56,7 @@ async def state(store: LightningStore, rollout_id: str) -> Any:
         list(await store.query_attempts(rollout_id)),
         list(await store.query_spans(rollout_id)),
         list(await store.query_workers()),
-        {key: value for key, value in (await store.statistics()).items() if key != "uptime"},
+        {key: value for key, value in (await store.statistics()).items() if key not in ("uptime", "time")},
     )
 
 

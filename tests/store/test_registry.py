@@ -143,6 +143,7 @@ async def test_statistics_count_everything(store: LightningStore):
     await store.add_resources(LLM_RESOURCES)
     statistics = await store.statistics()
     assert statistics.pop("uptime") >= 0
+    assert statistics.pop("time") >= rollout.start_time
     assert statistics.pop("name")
     assert statistics == {
         "total_rollouts": 3,

@@ -67,7 +67,7 @@ async def prepared(store: LightningStore, name: str) -> Call:
 
 
 async def everything(store: LightningStore) -> Any:
-    counts = {key: value for key, value in (await store.statistics()).items() if key != "uptime"}
+    counts = {key: value for key, value in (await store.statistics()).items() if key not in ("uptime", "time")}
     return counts, list(await store.query_rollouts()), list(await store.query_resources())
 
 

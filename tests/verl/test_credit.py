@@ -109,6 +109,8 @@ CASES: dict[str, tuple[Any, list[dict[str, float]]]] = {
     # First turns have no reward, so only the last ones are compared.
     "per_turn": ("per_turn", [{"last": U}, {"last": -U}]),
     "group_relative_per_turn": ("group_relative_per_turn", [{"first": U, "last": U}, {"first": -U, "last": -U}]),
+    # One agent without a reward of its own earns the final one in every turn.
+    "by_agent": ("by_agent", [{"first": U, "last": U}, {"first": -U, "last": -U}]),
 }
 
 
@@ -117,6 +119,31 @@ def test_the_gradient_of_a_two_turn_task_is_the_one_worked_by_hand(name: str) ->
     credit, advantages = CASES[name]
     model = make_model()
     assert same(learned(model, two_turn_task(model), config(), credit), worked(model, advantages))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_gradient_in_closed_form(name: str) -> None:
+    """Without autograd: the output layer's bias has the gradient `A (p - onehot)`, averaged over the trained tokens."""
+    credit, advantages = CASES[name]
+    model = make_model()
+    model.lm_head.bias = torch.nn.Parameter(torch.randn(50, dtype=torch.float64))
+    expected, count = torch.zeros(50, dtype=torch.float64), 0
+    for (prompt, answer, tool, last), of_turn in zip((FIRST, SECOND), advantages, strict=True):
+        ids = [*prompt, *answer, *tool, *last]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+        turn_of = {len(prompt) + at: "first" for at in range(len(answer))}
+        turn_of |= {len(ids) - 1 - at: "last" for at in range(len(last))}
+        for at, turn in turn_of.items():
+            if turn in of_turn:
+                weights = logits[at - 1].exp()
+                error = weights / weights.sum()
+                error[ids[at]] -= 1
+                expected += of_turn[turn] * error
+                count += 1
+    found = learned(model, two_turn_task(model), config(), credit)["lm_head.bias"]
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected / count, rtol=1e-6, atol=1e-8)
 
 
 def test_identical_and_last_turn_learn_different_things() -> None:

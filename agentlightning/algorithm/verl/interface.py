@@ -129,6 +129,7 @@ class VERL(Algorithm):
 
         Raises:
             ValueError: the store is missing (run it through `Trainer.fit`).
+            DatasetError: the dataset that is needed is missing.
             ModelError: the model can't be loaded, or a checkpoint can't be written.
             TrainingError: nothing could be learned, or the gradient diverged.
         """
@@ -138,9 +139,10 @@ class VERL(Algorithm):
         from agentlightning.llm_proxy import LLMProxy
         from agentlightning.report.rss import PeakRss
         from agentlightning.verl.daemon import AgentModeDaemon
-        from agentlightning.verl.trainer import AgentLightningTrainer, Deployment
+        from agentlightning.verl.trainer import AgentLightningTrainer, Deployment, check_datasets
 
         store = self.get_store()
+        check_datasets(self.config, train_dataset, val_dataset)  # before the model is loaded, and anything is written
         rollout, data = self.config.actor_rollout_ref.rollout, self.config.data
         path = str(self.config.actor_rollout_ref.model.path)
         # fp32 everywhere: the optimizer steps on these very weights, and bf16 would round small steps away.
