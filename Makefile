@@ -13,7 +13,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 flag = $(if $($(1)),--$(2) "$($(1))")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test faults check docs bench bench-store bench-gateway bench-peers clients clean
+.PHONY: help setup train test faults fuzz check docs bench bench-store bench-gateway bench-peers clients clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,12 @@ clients: $(CLIENTS:%=.clients/%/.installed) ## Install the clients that the test
 
 faults: $(STAMP) ## Kill, stop and cut off real processes, 200 times each (about an hour; FAULT_ROUNDS, FAULT_SEED)
 	FAULT_ROUNDS=$(or $(FAULT_ROUNDS),200) $(TEST_ENV) $(BIN)/pytest -n 2 tests/faults
+
+FUZZ_TARGETS := stream completions messages answers requests otlp_json otlp_protobuf token_call
+fuzz: $(STAMP) ## Look for input that breaks gateway or store (about half an hour; FUZZ_EXAMPLES, FUZZ_SECONDS)
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),1000) $(TEST_ENV) $(BIN)/pytest -n 2 --timeout 3600 tests/fuzz
+	@$(BIN)/python -c 'import atheris' 2> /dev/null || $(BIN)/python -m pip install --disable-pip-version-check 'atheris>=3'
+	@for target in $(FUZZ_TARGETS); do $(BIN)/python -m tests.fuzz $$target -max_total_time=$(or $(FUZZ_SECONDS),60) || exit 1; done
 
 check: $(STAMP) ## Lint, check the formatting and the types
 	$(BIN)/ruff check
