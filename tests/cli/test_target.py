@@ -14,29 +14,30 @@ from agentlightning.types import ConfigError
 
 @pytest.fixture(autouse=True)
 def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (project / "agents.py").rename(project / "four_agents.py")  # `agents` is a package that other tests import
     monkeypatch.chdir(project)
     monkeypatch.setattr(sys, "path", list(sys.path))
     known = set(sys.modules)
     yield project
-    for name in set(sys.modules) - known:  # each test has an `agents.py` of its own
+    for name in set(sys.modules) - known:  # each test has a `four_agents.py` of its own
         if getattr(sys.modules[name], "__file__", None) and str(project) in str(sys.modules[name].__file__):
             del sys.modules[name]
 
 
 def test_a_module_of_the_working_directory() -> None:
-    assert isinstance(load_agent("agents:moody"), LitAgent)
-    assert type(load_agent("agents:formal")).__name__ == "Formal"
+    assert isinstance(load_agent("four_agents:moody"), LitAgent)
+    assert type(load_agent("four_agents:formal")).__name__ == "Formal"
 
 
 def test_a_module_of_a_package(here: Path) -> None:
     (here / "pack").mkdir()
-    (here / "pack" / "inner.py").write_text("from agents import moody as agent")
+    (here / "pack" / "inner.py").write_text("from four_agents import moody as agent")
     assert isinstance(load_agent("pack.inner:agent"), LitAgent)
 
 
 def test_a_file_elsewhere_with_neighbours(here: Path) -> None:
     (here / "deep").mkdir()
-    (here / "deep" / "neighbour.py").write_text("from agents import moody")
+    (here / "deep" / "neighbour.py").write_text("from four_agents import moody")
     (here / "deep" / "mine.py").write_text("from neighbour import moody as agent")
     assert isinstance(load_agent("deep/mine.py:agent"), LitAgent)
 
@@ -44,18 +45,18 @@ def test_a_file_elsewhere_with_neighbours(here: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        ("agents", "`MODULE:AGENT`"),
-        ("agents:", "`MODULE:AGENT`"),
+        ("four_agents", "`MODULE:AGENT`"),
+        ("four_agents:", "`MODULE:AGENT`"),
         (":moody", "`MODULE:AGENT`"),
         ("nowhere:moody", "no module `nowhere`.*`path/to/nowhere.py:moody`"),
         ("nowhere.deep:moody", "no module `nowhere.deep`"),
         ("nowhere.py:moody", "no file `nowhere.py`"),
-        ("agents:mody", "no `mody`; its agents are `chatty`, `moody`, `sleepy`, `formal`"),
+        ("four_agents:mody", "no `mody`; its agents are `chatty`, `moody`, `sleepy`, `formal`"),
         ("json:loads", "is a function, not an agent; decorate it with `@agl.rollout`"),
         ("json:nothing", "it has no agents"),
-        ("agents:plain", "decorate it with `@agl.rollout`"),
-        ("agents:Formal", r"is a class; make an object, `agent = Formal\(\)`"),
-        ("agents:client", "is a OpenAI, not an agent"),
+        ("four_agents:plain", "decorate it with `@agl.rollout`"),
+        ("four_agents:Formal", r"is a class; make an object, `agent = Formal\(\)`"),
+        ("four_agents:client", "is a OpenAI, not an agent"),
     ],
 )
 def test_what_is_no_agent_is_refused(target: str, expected: str) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import orjson
@@ -41,14 +41,15 @@ class World:
         """In front of `/v1`: of an attempt whose answers are at most 4 tokens long."""
         self.internal: list[str] = []
         """Exceptions that were logged."""
-        self._connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60)
 
     def post(self, path: str, data: bytes) -> tuple[int, bytes]:
         """Send a body. An answer that takes a minute is an error."""
         self.internal.clear()
-        self._connection.request("POST", self.path + path, data, {"content-type": "application/json"})
-        answer = self._connection.getresponse()
-        return answer.status, answer.read()
+        # A new connection each time: the gateway closes those that are idle while an example is being made.
+        with closing(http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=60)) as connection:
+            connection.request("POST", self.path + path, data, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
 
     def good(self) -> None:
         """Let the endpoint answer well, in the manner of the interface that it is asked in."""
