@@ -302,8 +302,8 @@ def agent(task):
 
 @agl.algo
 def busy(store, train_dataset):
-    print("busy", flush=True)
     try:
+        print("busy", flush=True)
         time.sleep(1000)
     finally:
         print("left", flush=True)

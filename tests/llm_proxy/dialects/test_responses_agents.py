@@ -40,16 +40,16 @@ def agent_on(url: str, seen: list[str]) -> Any:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_agent_with_a_tool(peer: tuple[Peer, str], stream: bool) -> None:
-    agents.set_tracing_disabled(True)
+    untraced = agents.RunConfig(tracing_disabled=True)  # not for the whole process: other tests look at traces
     server, url = peer
     seen: list[str] = []
     agent = agent_on(url, seen)
     if stream:
-        result = agents.Runner.run_streamed(agent, "where is it")
+        result = agents.Runner.run_streamed(agent, "where is it", run_config=untraced)
         async for _ in result.stream_events():
             await asyncio.sleep(0)
     else:
-        result = await agents.Runner.run(agent, "where is it")
+        result = await agents.Runner.run(agent, "where is it", run_config=untraced)
     assert (result.final_output, seen) == ("A cat.", ["attic"])
     first, second = server.asked
     assert first["messages"] == [
