@@ -263,7 +263,6 @@ class Gateway:
             if self._recorder is None:
                 raise StoreClosedError("the gateway has stopped")
             await self._recorder.record(spans)
-            export.send(spans)
         except LeaseLostError as error:
             # Forgotten, so that its next call is refused before a backend works for it.
             self._attempts.forget(spans[0].rollout_id, spans[0].attempt_id)
@@ -278,6 +277,7 @@ class Gateway:
                 status=503,
                 code="not_recorded",
             ) from error
+        export.send(spans)
 
 
 def _for_backend(interface: Interface, body: Json, pool: ModelPool) -> tuple[Interface, Json]:
