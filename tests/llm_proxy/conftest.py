@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openai
@@ -17,6 +17,9 @@ from agentlightning.llm_proxy import LLMProxy
 from agentlightning.llm_proxy.backend import Dialect
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import AttemptedRollout, ChatReply, TokenCall
+
+if TYPE_CHECKING:
+    from agentlightning.inference.service import ChatService
 
 QUESTION = [{"role": "user", "content": "two and two"}]
 
@@ -175,6 +178,23 @@ async def proxy(store: InMemoryLightningStore, backend: LocalBackend) -> AsyncIt
 @pytest.fixture
 async def rollout(store: InMemoryLightningStore) -> AttemptedRollout:
     return await store.start_rollout("a task", mode="train", metadata={"seed": 11})
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatService]:
+    """The native engine with a tiny model."""
+    from agentlightning.inference.engine import Engine  # torch: only where it is used
+    from agentlightning.inference.loading import load_model
+    from agentlightning.inference.service import ChatService
+    from agentlightning.learner.tiny_model import tiny_model
+
+    path = tmp_path_factory.mktemp("native") / "model"
+    tiny_model(path, ["what is 3 plus 4 ?", "the answer is 7 ."], hidden_size=32, num_layers=2)
+    loaded = load_model(str(path))
+    engine = Engine(loaded.model, loaded.tokenizer, max_slots=8)
+    engine.start()
+    yield ChatService(engine, loaded.tokenizer, "tiny")
+    engine.stop()
 
 
 async def until(happened: Callable[[], bool]) -> None:

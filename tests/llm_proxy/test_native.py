@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -10,28 +10,14 @@ import openai
 import pytest
 
 from agentlightning.adapter import episode_from_spans
-from agentlightning.inference.engine import Engine
-from agentlightning.inference.loading import load_model
 from agentlightning.inference.server import create_app
 from agentlightning.inference.service import ChatService
-from agentlightning.learner.tiny_model import tiny_model
 from agentlightning.llm_proxy import HttpBackend, LLMProxy
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.types import TokenCall
 from agentlightning.utils.server_thread import ThreadedServer
 
 from .conftest import client_for
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatService]:
-    path = tmp_path_factory.mktemp("native") / "model"
-    tiny_model(path, ["what is 3 plus 4 ?", "the answer is 7 ."], hidden_size=32, num_layers=2)
-    loaded = load_model(str(path))
-    engine = Engine(loaded.model, loaded.tokenizer, max_slots=8)
-    engine.start()
-    yield ChatService(engine, loaded.tokenizer, "tiny")
-    engine.stop()
 
 
 @pytest.fixture

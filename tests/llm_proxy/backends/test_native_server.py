@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from agentlightning.inference.engine import Engine
-from agentlightning.inference.loading import load_model
 from agentlightning.inference.server import create_app
 from agentlightning.inference.service import ChatService
-from agentlightning.learner.tiny_model import tiny_model
 from agentlightning.llm_proxy import HttpBackend, UpstreamError
 from agentlightning.types import ChatReply
 from agentlightning.utils.server_thread import ThreadedServer
@@ -20,17 +17,6 @@ from agentlightning.utils.server_thread import ThreadedServer
 Json = dict[str, Any]
 CHAT: Json = {"messages": [{"role": "user", "content": "what is 3 plus 4 ?"}]}
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatService]:
-    path = tmp_path_factory.mktemp("native") / "model"
-    tiny_model(path, ["what is 3 plus 4 ?", "the answer is 7 ."], hidden_size=32, num_layers=2)
-    loaded = load_model(str(path))
-    engine = Engine(loaded.model, loaded.tokenizer, max_slots=8)
-    engine.start()
-    yield ChatService(engine, loaded.tokenizer, "tiny")
-    engine.stop()
 
 
 @pytest.fixture
