@@ -82,7 +82,7 @@ class Comparison:
                     self._cpu(name, side, server)
                 if self._skip != "latency" and side.timed:
                     self._latency(name, side, server)
-            except (RuntimeError, OSError) as error:
+            except (RuntimeError, OSError, ExceptionGroup) as error:
                 self.failed.append(f"{name}: {error}")
 
     def _cpu(self, name: str, side: Side, server: Server) -> None:

@@ -13,6 +13,9 @@ import psutil
 import uvloop
 
 AT_ONCE = 32
+PATIENCE = 120.0
+"""Seconds until a call is given up. It then counts with this time, so a server that can't keep up looks better than it
+is."""
 CALLS_AN_ATTEMPT = 20
 """Calls one after the other before the next attempt's URL is taken."""
 
@@ -71,13 +74,17 @@ class Agents:
         return aiohttp.ClientSession(
             headers=self._headers,
             connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=300),
+            timeout=aiohttp.ClientTimeout(total=PATIENCE),
         )
 
     async def _call(self, session: aiohttp.ClientSession, url: str) -> None:
         begin = time.perf_counter()
-        async with session.post(f"{url}/chat/completions", data=self._body) as answer:
-            data = await answer.read()
+        try:
+            async with session.post(f"{url}/chat/completions", data=self._body) as answer:
+                data = await answer.read()
+        except TimeoutError:
+            self.seconds.append(PATIENCE)
+            return
         self.seconds.append(time.perf_counter() - begin)
         if answer.status != 200 or not (data.endswith(b"}") or data.rstrip().endswith(b"[DONE]")):
             raise RuntimeError(f"{url} answered {answer.status}: {data[-500:]!r}")
