@@ -3,7 +3,7 @@
 `server.py` (HTTP) is imported by those who serve.
 """
 
-from .attention import PackedContext, lm_head_weight, lm_logits, packed_hidden_states
+from .attention import lm_head_weight, lm_logits, packed_hidden_states
 from .engine import Engine
 from .loading import LoadedModel, load_model, save_model
 from .sampling import Generation, SamplingParams
@@ -16,7 +16,6 @@ __all__ = [
     "Engine",
     "Generation",
     "LoadedModel",
-    "PackedContext",
     "ParsedCall",
     "Piece",
     "SamplingParams",

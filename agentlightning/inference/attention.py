@@ -2,10 +2,10 @@
 
 A model loaded with `attn_implementation="agl"` (see `loading.py`) hands its queries, keys and values to
 `_attention_forward`. With an `AttentionContext` in the call (`agl_context=...`) that context computes the attention:
-`PackedContext` below for training (differentiable, no cache), `slots.SlotContext` for the engine. Without one the
-model behaves exactly as with `sdpa`, so `model(...)` and `model.generate(...)` keep their meaning.
+`tree_attention.TreeContext` for training (differentiable, no cache), `slots.SlotContext` for the engine. Without one
+the model behaves exactly as with `sdpa`, so `model(...)` and `model.generate(...)` keep their meaning.
 
-Called by `learner/` (`packed_hidden_states`, `lm_logits`) and by `engine.py`; calls torch and transformers.
+Called by `learner/` (`run_packed`, `lm_head_weight`) and by `engine.py`; calls torch and transformers.
 Hugging Face caches are never used: `use_cache=True` on packed tokens is silently wrong (measured: 5 nats).
 """
 
@@ -17,12 +17,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from agentlightning.types import ModelError
+
+from .tree_attention import TreeContext
 
 ATTENTION = "agl"
 """Name under which the attention is registered with transformers."""
@@ -48,37 +49,13 @@ class AttentionContext(Protocol):
         ...
 
 
-class PackedContext:
-    """Plain causal attention within each segment of a packed row; differentiable, safe under checkpointing.
-
-    Args:
-        cu_seqlens: Where segments begin, then the number of tokens: `[0, 3, 7]` is a segment of 3 and one of 4.
-    """
-
-    def __init__(self, cu_seqlens: Sequence[int]):
-        self.bounds = list(pairwise(cu_seqlens))
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
-        del layer
-        gqa = query.shape[1] != key.shape[1]
-        parts: list[Tensor] = []
-        for start, end in self.bounds:
-            q, k, v = (x[:, :, start:end] for x in (query, key, value))
-            mask = _band(end - start, window, q.device) if window is not None and end - start > window else None
-            part = scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=gqa
-            )
-            parts.append(part)
-        return torch.cat(parts, dim=2).transpose(1, 2)
-
-
 def packed_hidden_states(model: Any, input_ids: Tensor, cu_seqlens: Sequence[int]) -> Tensor:
     """The last hidden states of segments that lie one after another, as if each were run alone.
 
     Args:
         model: A Hugging Face causal LM loaded with `attn_implementation="agl"`.
         input_ids: (T,) token ids of all segments.
-        cu_seqlens: Segment bounds as in `PackedContext`; the last one is T.
+        cu_seqlens: Where segments begin, then the number of tokens: `[0, 3, 7]` is a segment of 3 and one of 4.
 
     Returns:
         (T, H), differentiable; `lm_logits` makes logits of any of its rows.
@@ -89,7 +66,7 @@ def packed_hidden_states(model: Any, input_ids: Tensor, cu_seqlens: Sequence[int
     if len(cu_seqlens) < 2 or cu_seqlens[0] != 0 or cu_seqlens[-1] != len(input_ids):
         raise ValueError(f"`cu_seqlens` must go from 0 to {len(input_ids)}, the number of tokens; got {cu_seqlens!r}")
     positions = torch.cat([torch.arange(b - a) for a, b in pairwise(cu_seqlens)])
-    return run_packed(model, input_ids, positions.to(input_ids.device), PackedContext(cu_seqlens))
+    return run_packed(model, input_ids, positions.to(input_ids.device), TreeContext(cu_seqlens))
 
 
 def run_packed(model: Any, input_ids: Tensor, position_ids: Tensor, context: AttentionContext) -> Tensor:
@@ -124,13 +101,6 @@ def lm_head_bias(model: Any) -> Tensor | None:
 def lm_logits(model: Any, hidden: Tensor) -> Tensor:
     """(..., H) hidden states to (..., V) logits."""
     return model.get_output_embeddings()(hidden)
-
-
-def _band(length: int, window: int, device: torch.device) -> Tensor:
-    """(L, L), true where a token sees another: not after itself, and less than `window` back."""
-    at = torch.arange(length, device=device)
-    back = at[:, None] - at[None, :]
-    return (back >= 0) & (back < window)
 
 
 def _attention_forward(

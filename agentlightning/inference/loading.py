@@ -11,7 +11,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import torch
 from huggingface_hub import constants as hub
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from agentlightning.types import ModelError
@@ -40,39 +40,59 @@ class LoadedModel:
     path: str
 
 
-def load_model(path: str | Path, *, dtype: str = "auto", device: str = "cpu") -> LoadedModel:
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    tokenizer: str | Path | None = None,
+    chat_template: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
     """Load a causal LM for the engine and the learner, in evaluation mode.
 
     Args:
         path: A folder in the Hugging Face layout, or a name on the hub such as `Qwen/Qwen2.5-0.5B-Instruct`.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, as stored elsewhere.
         device: Where torch puts it.
+        tokenizer: Folder or hub name of the tokenizer; `None` is the model's own.
+        chat_template: Template (Jinja) in place of the tokenizer's.
+        overrides: Values to change in the model's `config.json`.
+        trust_remote_code: Run code that comes with the model or tokenizer.
 
     Raises:
-        ModelError: nothing there, not a causal LM, damaged or incomplete weights, no chat template, or an
-            architecture whose attention can't be replaced. The message says what to do.
+        ModelError: nothing there, not a causal LM, damaged or incomplete weights, no chat template, an override of a
+            value that the model has not, or an architecture whose attention can't be replaced. The message says what
+            to do.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f"`dtype` is {dtype!r}; it must be auto, {', '.join(DTYPES)}")
     name = _locate(path)
     stored = "auto" if dtype == "auto" and not device.startswith("cpu") else DTYPES.get(dtype, torch.float32)
-    here = Path(name).is_dir() or not _hub_answers()
+    words = load_tokenizer(tokenizer or path, chat_template=chat_template, trust_remote_code=trust_remote_code)
+    source = {"local_files_only": Path(name).is_dir() or not _hub_answers(), "trust_remote_code": trust_remote_code}
     with _quiet(), _one_line(name):
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=here)
+        changed = {"config": _overridden(name, overrides, source)} if overrides else {}
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, local_files_only=here, dtype=stored, attn_implementation=ATTENTION, output_loading_info=True
+            name, dtype=stored, attn_implementation=ATTENTION, output_loading_info=True, **changed, **source
         )
         model, report = loaded
     # The engine refuses prompts that are too long; transformers would warn of them once, whatever their fate.
-    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
-    _check_parts(name, model, tokenizer, report)
+    words.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    _check_parts(name, model, words, report)
     model = model.to(device).eval()
     _check_attention(name, model)
-    return LoadedModel(model, tokenizer, name)
+    return LoadedModel(model, words, name)
 
 
-def load_tokenizer(path: str | Path) -> Any:
+def load_tokenizer(path: str | Path, *, chat_template: str | None = None, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model, without its weights.
+
+    Args:
+        path: A folder or hub name.
+        chat_template: Template (Jinja) in place of its own.
+        trust_remote_code: Run code that comes with it.
 
     Raises:
         ModelError: there is none.
@@ -80,7 +100,39 @@ def load_tokenizer(path: str | Path) -> Any:
     name = _locate(path)
     here = Path(name).is_dir() or not _hub_answers()
     with _quiet(), _one_line(name):
-        return AutoTokenizer.from_pretrained(name, local_files_only=here)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=here, trust_remote_code=trust_remote_code)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def stored_weights(model: Any, path: str | Path) -> dict[str, torch.Tensor]:
+    """What `save_model` wrote to `path`, by the names and in the precision of `model`, which stays as it is.
+
+    Names on disk can be others than in memory: fused experts are stored one by one.
+
+    Raises:
+        ModelError: there is no model of the kind, or it is damaged or incomplete.
+    """
+    name = _locate(Path(path))
+    with _quiet(), _one_line(name):
+        loaded, report = type(model).from_pretrained(
+            name, dtype=model.dtype, local_files_only=True, output_loading_info=True
+        )
+    _check_complete(name, report)
+    return loaded.state_dict()
+
+
+def _overridden(name: str, overrides: Mapping[str, Any], source: Mapping[str, Any]) -> Any:
+    """The model's configuration with values changed."""
+    config: Any = AutoConfig.from_pretrained(name, **source)
+    for key, value in overrides.items():
+        if not hasattr(config, key):
+            raise ModelError(
+                f"`{name}` has no `{key}` in its configuration to override; its names are in `config.json`"
+            )
+        setattr(config, key, value)
+    return config
 
 
 def save_model(model: Any, tokenizer: Any, path: str | Path) -> None:
@@ -172,12 +224,16 @@ def _one_line(name: str) -> Generator[None]:
         raise ModelError(f"can't load `{name}` as a causal language model: {reason}") from error
 
 
-def _check_parts(name: str, model: Any, tokenizer: Any, report: dict[str, Any]) -> None:
+def _check_complete(name: str, report: dict[str, Any]) -> None:
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
             f"`{name}` lacks {len(missing)} weights, such as `{missing[0]}`: the files are incomplete, copy them again"
         )
+
+
+def _check_parts(name: str, model: Any, tokenizer: Any, report: dict[str, Any]) -> None:
+    _check_complete(name, report)
     if not tokenizer.chat_template:
         raise ModelError(
             f"the tokenizer of `{name}` has no chat template: add `chat_template.jinja`, or use an instruct model"

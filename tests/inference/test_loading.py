@@ -33,6 +33,23 @@ def test_a_model_is_loaded_for_packed_tokens(model_dir: Path) -> None:
     assert load_model(model_dir, dtype="bfloat16").model.dtype == torch.bfloat16
 
 
+def test_tokenizer_template_and_config_can_be_others(model_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_dir, tmp_path / "words")
+    (tmp_path / "words" / "model.safetensors").unlink()
+    loaded = load_model(
+        model_dir,
+        tokenizer=tmp_path / "words",
+        chat_template="{{ messages[0].content }}!",
+        overrides={"attention_dropout": 0.25},
+    )
+    assert loaded.tokenizer.name_or_path == str(tmp_path / "words")
+    assert loaded.tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi!"
+    assert loaded.model.config.attention_dropout == 0.25
+    assert load_model(model_dir).model.config.attention_dropout == 0.0
+    with pytest.raises(ModelError, match="no `atention_dropout` in its configuration"):
+        load_model(model_dir, overrides={"atention_dropout": 0.25})
+
+
 def test_bfloat16_runs(model_dir: Path, start: Callable[..., Engine]) -> None:
     loaded = load_model(model_dir, dtype="bfloat16")
     engine = start(loaded.model)

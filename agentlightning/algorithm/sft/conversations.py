@@ -45,7 +45,7 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], *, max_length:
         mask = np.zeros(len(ids), np.bool_)
         for begin, end in rendered[index][1]:
             mask |= (starts >= begin) & (starts < end)
-        rows.append(Row(np.array(ids, np.int32), mask, np.ones(len(ids), np.float32)))
+        rows.append(Row(np.array(ids, np.int32), mask, {}))
     return rows
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import orjson
 
 from agentlightning.inference.loading import load_model, save_model
 from agentlightning.learner.batch import Row
-from agentlightning.learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from agentlightning.learner.checkpoint import LearnerPart, latest_checkpoint, load_checkpoint, save_checkpoint
 from agentlightning.learner.learner import Learner, OptimizerConfig
 from agentlightning.learner.losses import token_weights
 from agentlightning.learner.objectives import CrossEntropy
@@ -91,7 +91,8 @@ def finetune(
     )
     work = output.with_name(f"{output.name}.partial")
     begun_with = {"model": str(model), "rows": _digest(rows), "config": dataclasses.asdict(config)}
-    losses = _restore(work, learner, begun_with)
+    parts = {"actor": LearnerPart(learner, loaded.tokenizer)}
+    losses = _restore(work, parts, begun_with)
     for step in track(range(len(losses), total), "fine-tuning", total=total):
         epoch, position = divmod(step, per_epoch)
         order = np.random.default_rng([config.seed, epoch]).permutation(len(rows))
@@ -100,7 +101,7 @@ def finetune(
         learner.advance()
         if (step + 1) % config.save_every == 0 and step + 1 < total:
             state = {"begun_with": begun_with, "losses": losses}
-            save_checkpoint(work, step + 1, learner, loaded.tokenizer, state, keep=1)
+            save_checkpoint(work, step + 1, parts, state, keep=1)
     save_model(loaded.model, loaded.tokenizer, output)
     if work.exists():  # renamed first: a kill in between must not leave half of it to resume from
         shutil.rmtree(work.rename(work.with_name(f"{work.name}.done")))
@@ -113,9 +114,12 @@ def finetune(
 
 def _weigh(rows: Sequence[Row]) -> list[Row]:
     """Every trained token of the batch counts the same."""
-    counts = [int(row.mask.sum()) for row in rows]
+    counts = [row.trained for row in rows]
     weights = token_weights("token-mean", counts)
-    return [dataclasses.replace(row, weights=row.weights * w) for row, w in zip(rows, weights, strict=True)]
+    return [
+        row.with_columns(weights=np.full(count, weight, np.float32))
+        for row, count, weight in zip(rows, counts, weights, strict=True)
+    ]
 
 
 def _digest(rows: Sequence[Row]) -> str:
@@ -126,7 +130,7 @@ def _digest(rows: Sequence[Row]) -> str:
     return digest.hexdigest()
 
 
-def _restore(work: Path, learner: Learner, begun_with: dict[str, Any]) -> list[float]:
+def _restore(work: Path, parts: Mapping[str, LearnerPart], begun_with: dict[str, Any]) -> list[float]:
     """Losses of the steps done so far; empty without a checkpoint.
 
     Raises:
@@ -135,7 +139,7 @@ def _restore(work: Path, learner: Learner, begun_with: dict[str, Any]) -> list[f
     path = latest_checkpoint(work)
     if path is None:
         return []
-    state = load_checkpoint(path, learner)
+    state = load_checkpoint(path, parts)
     changed = [
         name for name, value in begun_with.items() if orjson.dumps(state["begun_with"][name]) != orjson.dumps(value)
     ]

@@ -2,54 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from .groups import group_ids, group_statistics
+from .masked import over_tokens, scores
+from .settings import flag, number
 
-def group_relative(scores: torch.Tensor, index: Sequence[Any], *, norm_by_std: bool, epsilon: float) -> torch.Tensor:
-    """(B,) scores -> (B,) `(s - mean) / (std + epsilon)` within each group; std is the sample one.
 
-    A group of equal scores (to a few ulp) carries no signal and gets exactly 0: the mean of equal float32 values can be
-    one ulp off, and divided by `epsilon` that would become noise. A group of one keeps its score over `1 + epsilon`
-    (mean 0, std 1), as verl does.
+def group_relative(
+    scores_B: torch.Tensor, ids_B: torch.Tensor, dtype: torch.dtype, config: Mapping[str, Any]
+) -> torch.Tensor:
+    """(B,) float64 scores -> `(s - mean) / (std + epsilon)` within each group; std is the sample one.
+
+    A tied group gets exactly 0. A row alone in its group counts as mean 0 and std 1, so it keeps its score over
+    `1 + epsilon`. Without `norm_adv_by_std_in_grpo` nothing is divided.
     """
-    members: dict[Any, list[int]] = {}
-    for row, label in enumerate(index):
-        members.setdefault(label, []).append(row)
-    result = torch.zeros_like(scores)
-    for rows in members.values():
-        group = scores[rows]
-        if len(rows) == 1:
-            result[rows] = group / (1.0 + epsilon) if norm_by_std else group
-        elif bool(group.max() - group.min() <= 8 * torch.finfo(scores.dtype).eps * group.abs().max()):
-            continue
-        else:
-            centred = group - group.mean()
-            result[rows] = centred / (group.std() + epsilon) if norm_by_std else centred
-    return result
+    group = group_statistics(scores_B, ids_B, dtype)
+    if not flag(config, "norm_adv_by_std_in_grpo", True):
+        return group.centred
+    return group.centred / (group.deviation + number(config, "epsilon", 1e-6))
 
 
 def grpo(
     *,
     token_level_rewards: torch.Tensor,
     response_mask: torch.Tensor,
-    index: Sequence[Any] | None,
+    index: Sequence[Hashable],
     config: Mapping[str, Any],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `compute_advantages`. Reads `norm_adv_by_std_in_grpo` (True) and `epsilon` (1e-6) from `config`.
+    """The row's score against its group's, at each trained token; see `group_relative`.
 
-    Raises:
-        ValueError: no `index`.
+    Reads `norm_adv_by_std_in_grpo` (True) and `epsilon` (1e-6).
     """
-    if index is None:
-        raise ValueError("`grpo` needs `index`, the group label of each row")
-    scalar = group_relative(
-        token_level_rewards.sum(-1),
-        index,
-        norm_by_std=bool(config.get("norm_adv_by_std_in_grpo", True)),
-        epsilon=float(config.get("epsilon", 1e-6)),
-    )
-    advantages = scalar[:, None] * response_mask
+    relative = group_relative(scores(token_level_rewards), group_ids(index), token_level_rewards.dtype, config)
+    advantages = over_tokens(relative, response_mask, token_level_rewards)
+    return advantages, advantages
+
+
+def grpo_vectorized(
+    *,
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: Sequence[Hashable],
+    config: Mapping[str, Any],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`grpo` computed in float32, whatever type the rewards are of. verl has both; here `grpo` is vectorised too."""
+    relative = group_relative(scores(token_level_rewards.float()), group_ids(index), torch.float32, config)
+    advantages = over_tokens(relative.float(), response_mask, token_level_rewards)
     return advantages, advantages

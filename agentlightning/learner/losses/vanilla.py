@@ -3,45 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from agentlightning.types import ConfigError
 
-import torch
-
-MAX_LOG_RATIO = 20.0
-"""The log-ratio is clamped to this before `exp`, as in verl: beyond it the clip is active anyway."""
+from .base import Losses, PolicyLoss, PolicyTokens, clip_metrics, clipped_ratio
+from .settings import Settings
 
 
-def vanilla(
-    log_prob: torch.Tensor, old_log_prob: torch.Tensor, advantages: torch.Tensor, config: Mapping[str, Any]
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def _vanilla(tokens: PolicyTokens, config: Settings) -> Losses:
     """Per token `max(-A r, -A clip(r, 1 - low, 1 + high))`, and at most `-A c` where A < 0.
 
-    Args:
-        log_prob, old_log_prob, advantages: Same shape, one number per token.
-        config: `clip_ratio_low`, `clip_ratio_high` (each falls back to `clip_ratio`, then 0.2), `clip_ratio_c` (3.0).
-
-    Returns:
-        Losses, and per token `actor/ppo_kl`, `actor/pg_clipfrac`, `actor/pg_clipfrac_lower`.
+    Reads `clip_ratio_low`, `clip_ratio_high`, `clip_ratio_c`.
 
     Raises:
-        ValueError: `clip_ratio_c` is not above 1.
+        ConfigError: `clip_ratio_c` is not above 1.
     """
-    base = config.get("clip_ratio", 0.2)
-    low, high = config.get("clip_ratio_low", base), config.get("clip_ratio_high", base)
-    dual = config.get("clip_ratio_c", 3.0)
+    dual = config.clip_ratio_c
     if dual <= 1.0:
-        raise ValueError(f"`clip_ratio_c` must be above 1, got {dual}")
-    log_ratio = (log_prob - old_log_prob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        raise ConfigError(f"`clip_ratio_c` is {dual}; the dual clip needs a number above 1, such as 3.0")
+    log_ratio = tokens.clamped_log_ratio()
     ratio = log_ratio.exp()
-    plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1.0 - low, 1.0 + high)
-    upper = torch.maximum(plain, clipped)
-    bound = -advantages * dual
-    negative = advantages < 0
-    loss = torch.where(negative, torch.minimum(upper, bound), upper)
-    return loss, {
-        "actor/ppo_kl": -log_ratio.detach(),
-        "actor/pg_clipfrac": (clipped > plain).float(),
-        "actor/pg_clipfrac_lower": ((upper > bound) & negative).float(),
-    }
+    held, clipped = clipped_ratio(ratio, tokens.advantages, config, dual=dual)
+    return -tokens.advantages * held, clip_metrics(log_ratio, clipped, (ratio > dual) & (tokens.advantages < 0))
+
+
+vanilla = PolicyLoss(_vanilla)
