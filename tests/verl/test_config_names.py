@@ -14,15 +14,48 @@ from agentlightning.verl.config import DIFFERENCES, VerlConfig
 from agentlightning.verl.config.answers import RULES
 from agentlightning.verl.config.interpolation import defaults_of
 from agentlightning.verl.config.names import ADDED_KEYS, FREE_KEYS, fields, is_known, nearest, verl_defaults
-from agentlightning.verl.config.overrides import ALIASES
+from agentlightning.verl.config.overrides import ALIASES, SECTION_ALIASES, canonical
 from agentlightning.verl.config.rules import find_rule, matches
+
+RECIPES = {
+    "algorithm.gdpo_reward_keys": None,
+    "algorithm.gdpo_reward_weights": None,
+    "algorithm.dpo_beta": 0.1,
+    "algorithm.dpo_loss_type": "sigmoid",
+    "algorithm.dpo_label_smoothing": 0.0,
+    "algorithm.sppo_eta": 1.0,
+    "actor_rollout_ref.actor.sppo_eta": 1.0,
+    "trainer.ref_update_freq": -1,
+    "reward.custom_reward_function.reward_kwargs": {},
+    "reward.reward_kwargs.max_resp_len": None,
+    "reward.reward_kwargs.overlong_buffer_cfg.enable": False,
+    "reward.reward_kwargs.overlong_buffer_cfg.len": 0,
+    "reward.reward_kwargs.overlong_buffer_cfg.penalty_factor": 1.0,
+    "reward.reward_kwargs.overlong_buffer_cfg.log": False,
+}
+"""Keys that recipes and reward managers of verl read; it has no default for them in its configuration."""
 
 
 def test_every_name_of_verl_is_a_field_an_alias_or_has_a_rule():
     assert len(verl_defaults()) == 830
     for key in (*verl_defaults(), *ADDED_KEYS, *(f"{key}.anything" for key in FREE_KEYS)):
-        if key not in fields() and key not in ALIASES:
-            assert find_rule(key).instead, key
+        name = canonical(key)
+        assert is_known(name), key
+        if name not in fields():
+            assert find_rule(name).instead, key
+
+
+def test_aliases_lead_to_keys_that_exist_and_to_no_other_alias():
+    for name in ALIASES.values():
+        assert canonical(name) == name
+        assert is_known(name)
+    for name in SECTION_ALIASES.values():
+        assert any(key.startswith(f"{name}.") for key in (*fields(), *verl_defaults())), name
+
+
+def test_no_alias_hides_a_field():
+    assert not fields().keys() & ALIASES.keys()
+    assert [key for key in fields() if canonical(key) != key] == []
 
 
 def test_no_field_is_told_to_be_refused():
@@ -32,17 +65,19 @@ def test_no_field_is_told_to_be_refused():
 
 
 def test_fields_outside_our_own_section_are_names_of_verl():
-    assert {key for key in fields() if not key.startswith("agentlightning.")} <= verl_defaults().keys()
+    theirs = {*verl_defaults(), *ADDED_KEYS}
+    assert {key for key in fields() if not key.startswith("agentlightning.")} <= theirs
 
 
 def test_defaults_are_verls_but_for_the_table():
     listed = {difference.key: difference for difference in DIFFERENCES}
     assert all(verl_defaults()[key] == difference.verl for key, difference in listed.items())
     rest = [key for key in fields() if not key.startswith("agentlightning.") and key not in listed]
-    for key, theirs in defaults_of(rest, {}).items():
+    for key, theirs in (defaults_of((key for key in rest if key in verl_defaults()), {}) | RECIPES).items():
         ours = fields()[key].get_default(call_default_factory=True)
         assert (list(ours) if isinstance(ours, tuple) else ours) == theirs, key
-    for key in ("data.seed", "trainer.logger", "trainer.device", "algorithm.adv_estimator"):
+    assert {key for key in rest if key not in verl_defaults()} == RECIPES.keys()
+    for key in ("data.seed", "trainer.logger", "trainer.device", "critic.model.path"):
         ours = fields()[key].get_default(call_default_factory=True)
         assert ours == listed[key].ours != listed[key].verl
 

@@ -7,6 +7,20 @@ from .compose import ResolvedConfig, load_config
 from .differences import DIFFERENCES, Difference
 from .notes import Note
 from .overrides import parse_overrides
-from .schema import VerlConfig
+from .presets import config_file, preset_names
+from .schema import PolicyConfig, VerlConfig
+from .show import as_yaml
 
-__all__ = ["DIFFERENCES", "Difference", "Note", "ResolvedConfig", "VerlConfig", "load_config", "parse_overrides"]
+__all__ = [
+    "DIFFERENCES",
+    "Difference",
+    "Note",
+    "PolicyConfig",
+    "ResolvedConfig",
+    "VerlConfig",
+    "as_yaml",
+    "config_file",
+    "load_config",
+    "parse_overrides",
+    "preset_names",
+]

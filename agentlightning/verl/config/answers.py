@@ -10,6 +10,8 @@ from .rules import Rule
 
 _ACTOR = "actor_rollout_ref.actor."
 _MODEL = "actor_rollout_ref.model."
+_MODELS = "{actor_rollout_ref,critic}.model."
+_STEPS = "{actor_rollout_ref.actor,critic}."
 _ROLLOUT = "actor_rollout_ref.rollout."
 _LATER = "leave it at verl's default"
 _SERVER = "other engines, as servers, are not built yet"
@@ -18,51 +20,36 @@ _AGENT = "your agent does this itself"
 
 _MATHS = (
     Rule(
-        "refused",
-        ("algorithm.filter_groups.enable",),
-        "dynamic sampling (DAPO) is not built yet",
-        "leave it at False; groups without reward variance then count with advantage 0",
+        "replaced",
+        ("algorithm.filter_groups.max_inflight_gen_batches",),
+        "a generation batch begins when the one before it has ended",
+        "set `data.gen_batch_size` to run more tasks at once",
     ),
-    Rule("refused", ("algorithm.use_pf_ppo",), "preference-feedback PPO is not built yet", _LATER),
-    Rule(
-        "refused",
-        ("algorithm.rollout_correction.{rollout_is,rollout_rs,bypass_mode}",),
-        "rollout correction is not built yet",
-        "leave it out; the native engine shares the learner's weights, so there is no mismatch to correct",
-    ),
-    Rule(
-        "refused",
-        ("algorithm.{gdpo_reward_keys,gdpo_reward_weights,dpo_beta,dpo_loss_type,dpo_label_smoothing,sppo_eta}",),
-        "the algorithm that reads it is not built yet",
-        "leave it out; `algorithm.adv_estimator` says what is possible now",
-    ),
-    Rule(
-        "refused", (f"{_ACTOR}{{dpo_beta,sppo_eta}}", "trainer.ref_update_freq"), "self-play is not built yet", _LATER
-    ),
-    Rule(
-        "no_effect",
-        ("algorithm.filter_groups.*", "algorithm.pf_ppo.*", "algorithm.rollout_correction.*"),
-        "the feature that reads it is off",
-    ),
-    Rule("no_effect", ("algorithm.{kl_penalty,kl_ctrl.*}",), "`algorithm.use_kl_in_reward` is False"),
-    Rule("no_effect", (f"{_ACTOR}kl_loss_{{coef,type}}",), "`actor.use_kl_loss` is False"),
-    Rule(
-        "no_effect",
-        (f"{_ACTOR}{{tau_pos,tau_neg}}", f"{_ACTOR}policy_loss.*", f"{_ACTOR}calculate_sum_pi_squared"),
-        "the policy loss and the advantage estimator in use do not read it",
-    ),
-    Rule("refused", ("critic.enable",), "value models are not built yet", "leave it out; `grpo` needs no critic"),
-    Rule("no_effect", ("critic.*", "trainer.max_critic_ckpt_to_keep"), "there is no critic"),
-    Rule("no_effect", ("actor_rollout_ref.ref.*",), "there is no reference model: KL terms are off"),
     Rule("refused", ("distillation.enabled",), "on-policy distillation is not built yet", _LATER),
     Rule("no_effect", ("distillation.*",), "`distillation.enabled` is False"),
+)
+
+_REFERENCE = (
+    Rule(
+        "replaced",
+        ("actor_rollout_ref.ref.log_prob_*",),
+        "log-probs of the reference, too, go by token budget; they are the same",
+        f"set `{_ACTOR}ppo_max_token_len_per_gpu` to bound memory",
+    ),
+    Rule("replaced", ("actor_rollout_ref.ref.*profiler.*",), "times by phase are in `metrics.jsonl`", "use py-spy"),
+    Rule("refused", ("actor_rollout_ref.ref.rollout_n",), "it follows the rollouts per task", f"set `{_ROLLOUT}n`"),
+    Rule(
+        "replaced",
+        ("actor_rollout_ref.ref.*",),
+        "the reference runs on the learner's device, as the learner does; its log-probs are the same",
+    ),
 )
 
 _REWARD = (
     Rule(
         "replaced",
-        ("reward.num_workers", "reward_model.num_workers"),
-        "rewards come from your agent, in the runner that runs it",
+        ("reward.num_workers",),
+        "rewards are computed by the runner that runs the task",
         "set the number of runners: `Trainer(n_runners=...)`",
     ),
     Rule(
@@ -70,24 +57,44 @@ _REWARD = (
         (
             "reward.reward_model.{enable_resource_pool,n_gpus_per_node,nnodes,rollout.*}",
             "reward_model.{enable_resource_pool,n_gpus_per_node,nnodes,rollout.*}",
+            "reward_model.model.{external_lib,trust_remote_code}",
             "reward.reward_manager.module.name",
-            "reward.custom_reward_function.name",
-            "{reward.,}sandbox_fusion.{max_concurrent,memory_limit_mb}",
+            "reward.sandbox_fusion.{max_concurrent,memory_limit_mb}",
         ),
         "the reward feature that reads it is off",
     ),
     Rule(
         "refused",
-        ("reward.*", "reward_model.*", "custom_reward_function.*", "sandbox_fusion.*"),
-        "reward functions, managers and models are not built yet",
-        "leave it out and return the reward from your agent, or call `emit_reward` in it",
+        ("reward.reward_model.*",),
+        "reward models are not served here",
+        "leave it out and call your reward model in the agent or in `reward.custom_reward_function.path`",
+    ),
+    Rule(
+        "refused",
+        ("reward.reward_manager.name",),
+        "there is one reward manager: the agent's or the reward function's score, with the penalty of "
+        "`reward.reward_kwargs.overlong_buffer_cfg` and all reward dimensions kept",
+        "leave it out, or set it to naive, dapo or gdpo, which come to that",
+        here=("naive", "dapo", "gdpo"),
+    ),
+    Rule(
+        "refused",
+        ("reward.reward_manager.{source,module.path}", "reward_model.reward_loop_*"),
+        "reward managers of your own are not loaded",
+        "leave it out; `reward.custom_reward_function.path` takes a function of your own",
+    ),
+    Rule(
+        "refused",
+        ("reward.sandbox_fusion.url",),
+        "there is no client for a code sandbox",
+        "leave it out and run the code in `reward.custom_reward_function.path`",
     ),
 )
 
 _DATA = (
     Rule(
         "replaced",
-        ("data.{prompt_key,reward_fn_key,image_key,video_key,audio_key,image_patch_size}", "data.return_*"),
+        ("data.{image_key,video_key,audio_key,image_patch_size}", "data.return_*"),
         "your agent gets the whole row as its task",
         "read the column in your agent",
     ),
@@ -102,123 +109,137 @@ _DATA = (
         ("data.{dataloader_num_workers,use_shm,filter_overlong_prompts_workers}",),
         "tasks are held in memory; no workers load them",
     ),
-    Rule("no_effect", ("data.val_batch_size",), "the whole validation set is run at once, as in verl"),
     Rule("no_effect", ("data.validation_shuffle",), "the order of validation tasks changes no result"),
-    Rule(
-        "refused",
-        ("data.filter_overlong_prompts",),
-        "prompts are made by the agent, so their length is not known from the data",
-        "leave out long tasks in the dataset",
-    ),
+    Rule("no_effect", ("data.val_batch_size",), "the whole validation set is run at once, as in verl"),
     Rule(
         "refused", ("data.custom_cls.path",), "dataset classes are not loaded from files", "give the dataset to `fit`"
     ),
     Rule("no_effect", ("data.custom_cls.name",), "`data.custom_cls.path` is not set"),
     Rule(
         "refused",
+        ("data.sampler.class_path", "data.sampler.class_name"),
+        "sampler classes are not loaded from files",
+        "leave it out; `agentlightning.curriculum` chooses tasks by what they earned",
+    ),
+    Rule(
+        "refused",
+        ("data.trust_remote_code",),
+        "tokenizers are loaded with the model",
+        f"set `{_MODEL}trust_remote_code`",
+    ),
+    Rule(
+        "refused",
         ("data.apply_chat_template_kwargs*", "data.mm_processor_kwargs*"),
         "arguments of the chat template or processor are not built yet",
-        "change the template in the model's tokenizer",
+        f"change the template: `{_MODEL}custom_chat_template`",
     ),
 )
 
 _MODEL_RULES = (
     Rule(
-        "refused",
-        (f"{_MODEL}tokenizer_path", "data.tokenizer"),
-        "the tokenizer is the one in the model's directory",
-        f"put its files there, or save both together and set `{_MODEL}path`",
-    ),
-    Rule(
-        "refused",
-        (f"{_MODEL}trust_remote_code", "data.trust_remote_code"),
-        "code that comes with a model is not run",
-        "use an architecture that transformers itself has",
+        "no_effect",
+        ("critic.model.{tokenizer_path,custom_chat_template}",),
+        "a value model reads the policy's token ids",
     ),
     Rule(
         "replaced",
-        (f"{_MODEL}override_config.attn_implementation",),
+        (f"{_MODELS}override_config.attn_implementation",),
         "attention is chosen by device",
         "nothing to do: the result is the same",
     ),
     Rule(
         "refused",
-        (f"{_MODEL}override_config*", f"{_MODEL}{{hf_config_path,custom_chat_template,external_lib}}"),
-        "changing the model on loading is not built yet",
-        f"save the changed model and set `{_MODEL}path` to it",
+        (f"{_MODELS}{{hf_config_path,external_lib}}",),
+        "a model is loaded with its own configuration and code",
+        f"set `{_MODEL}override_config` or `{_MODEL}trust_remote_code`",
     ),
     Rule(
         "refused",
-        (f"{_MODEL}lora_adapter_path", f"{_MODEL}lora.{{rank,adapter_path}}", f"{_MODEL}mtp.enable*"),
-        "adapters and multi-token prediction are not built yet",
-        "merge the adapter into the model first",
+        (f"{_MODELS}lora.{{rank,adapter_path}}",),
+        "these are Megatron's adapters",
+        f"set `{_MODEL}lora_rank` or `{_MODEL}lora_adapter_path`",
     ),
     Rule(
-        "no_effect",
-        (f"{_MODEL}{{lora_alpha,target_modules,exclude_modules,lora.*,mtp.*}}",),
-        "the feature that reads it is off",
+        "refused",
+        (f"{_MODELS}mtp.enable*",),
+        "multi-token prediction is not built yet",
+        _LATER,
     ),
+    Rule("no_effect", (f"{_MODELS}lora.*", f"{_MODELS}mtp.*"), "the feature that reads it is off"),
     Rule(
         "replaced",
-        (f"{_MODEL}{{use_remove_padding,tiled_mlp.*}}", f"{_ACTOR}{{use_remove_padding,pad_to_length}}"),
+        (f"{_MODELS}{{use_remove_padding,tiled_mlp.*}}", f"{_ACTOR}{{use_remove_padding,pad_to_length}}"),
         "rows are always packed without padding; the gradient is the same",
     ),
     Rule(
         "replaced",
         (
-            f"{_MODEL}{{use_liger,use_fused_kernels,fused_kernel_options.*,enable_activation_offload,use_shm}}",
+            f"{_MODELS}{{use_liger,use_fused_kernels,fused_kernel_options.*,enable_activation_offload,use_shm}}",
             f"{_ACTOR}{{use_fused_kernels,entropy_from_logits*,entropy_checkpointing,use_prefix_grouper}}",
         ),
         "log-probs are computed in chunks from the hidden states; the result is the same",
     ),
 )
 
-_ACTOR_RULES = (
+_STEP_RULES = (
     Rule(
         "replaced",
-        (f"{_ACTOR}{{ppo_micro_batch_size,ppo_micro_batch_size_per_gpu}}",),
+        (f"{_STEPS}{{ppo_micro_batch_size,ppo_micro_batch_size_per_gpu}}", "critic.forward_m*"),
         "micro-batches are cut by token budget; the gradient is the same",
-        f"set `{_ACTOR}ppo_max_token_len_per_gpu` to bound memory",
+        "set `ppo_max_token_len_per_gpu` beside it to bound memory",
     ),
     Rule(
         "replaced",
-        (f"{_ACTOR}use_dynamic_bsz",),
+        (f"{_STEPS}use_dynamic_bsz",),
         "micro-batches are cut by token budget",
         here=(True,),
     ),
     Rule("refused", (f"{_ACTOR}{{fsdp_config.,}}qat.enable",), "quantisation-aware training is not built yet", _LATER),
-    Rule("no_effect", (f"{_ACTOR}{{fsdp_config.,}}qat.*",), "`qat.enable` is False"),
+    Rule("refused", ("critic.fsdp.qat.enable",), "quantisation-aware training is not built yet", _LATER),
+    Rule("no_effect", (f"{_ACTOR}{{fsdp_config.,}}qat.*", "critic.fsdp.qat.*"), "`qat.enable` is False"),
     Rule(
         "replaced",
-        (f"{_ACTOR}fsdp_config.{{dtype,model_dtype}}", f"{_ROLLOUT}dtype"),
+        (f"{_ACTOR}fsdp_config.{{dtype,model_dtype}}", "critic.fsdp.{dtype,model_dtype}", f"{_ROLLOUT}dtype"),
         "learner and engine share one set of weights, in fp32 on CPU",
         here=("float32", "fp32"),
     ),
     Rule(
         "replaced",
-        (f"{_ACTOR}fsdp_config.*", f"{_ACTOR}{{strategy,megatron.*,ulysses_sequence_parallel_size}}", "model_engine"),
+        (
+            f"{_ACTOR}fsdp_config.*",
+            "critic.fsdp.*",
+            f"{_STEPS}{{strategy,megatron.*,ulysses_sequence_parallel_size}}",
+            "model_engine",
+        ),
         _ONE_PROCESS,
         "sharding comes with training on several devices",
     ),
     Rule("replaced", (f"{_ACTOR}use_torch_compile",), "the model runs uncompiled", here=(False,)),
-    Rule("replaced", (f"{_ACTOR}calculate_entropy",), "the entropy is always computed", here=(True,)),
-    Rule("no_effect", (f"{_ACTOR}freeze_vision_tower",), "text models have no vision tower"),
-    Rule("refused", (f"{_ACTOR}rollout_n",), "it follows the rollouts per task", f"set `{_ROLLOUT}n`"),
+    Rule("replaced", (f"{_ACTOR}calculate_entropy",), "the entropy is always measured", here=(True,)),
     Rule(
-        "refused",
-        (f"{_ACTOR}optim.{{optimizer_impl,override_optimizer_config*,zero_indexed_step}}",),
-        "other optimizers and their arguments are not built yet",
-        "leave it at verl's default (AdamW of torch.optim)",
+        "replaced",
+        (f"{_ACTOR}calculate_sum_pi_squared",),
+        "sums of squared probabilities are computed where the advantage estimator reads them",
+        here=(True,),
     ),
+    Rule("no_effect", (f"{_ACTOR}freeze_vision_tower",), "text models have no vision tower"),
+    Rule("refused", (f"{_STEPS}rollout_n",), "it follows the rollouts per task", f"set `{_ROLLOUT}n`"),
+    Rule(
+        "replaced",
+        ("critic.{shuffle,data_loader_seed}",),
+        "the critic takes the batch in the actor's order",
+        f"set `{_ACTOR}shuffle`",
+    ),
+    Rule("refused", (f"{_STEPS}optim.zero_indexed_step",), "schedules count from step 0", _LATER),
     Rule(
         "refused",
-        (f"{_ACTOR}checkpoint.load_contents",),
+        (f"{_STEPS}checkpoint.load_contents",),
         "a checkpoint is loaded whole",
-        "leave it out; to start from weights alone, set `actor_rollout_ref.model.path` to the checkpoint",
+        f"leave it out; to start from weights alone, set `{_MODEL}path` to the checkpoint",
     ),
     Rule(
         "replaced",
-        (f"{_ACTOR}checkpoint.*",),
+        (f"{_STEPS}checkpoint.*",),
         "a checkpoint always holds everything that resuming needs, and weights that `from_pretrained` loads",
     ),
     Rule(
@@ -247,7 +268,7 @@ _ROLLOUT_RULES = (
     ),
     Rule(
         "replaced",
-        (f"{_ROLLOUT}multi_turn.{{num_repeat_rollouts}}",),
+        (f"{_ROLLOUT}multi_turn.num_repeat_rollouts",),
         "`rollout.n` says how often a task is run",
         f"set `{_ROLLOUT}n`",
     ),
@@ -282,7 +303,7 @@ _ROLLOUT_RULES = (
     ),
     Rule(
         "replaced",
-        (f"{_ROLLOUT}{{full_determinism}}",),
+        (f"{_ROLLOUT}full_determinism",),
         "the native engine is deterministic on CPU in fp32",
         "set `agentlightning.deterministic`",
     ),
@@ -321,9 +342,9 @@ _TRAINER = (
     Rule("no_effect", ("trainer.use_v1",), "there is one loop; its maths are those of both"),
     Rule(
         "replaced",
-        ("trainer.{rollout_data_dir,validation_data_dir,log_val_generations}",),
-        "rollouts are kept in the run's store",
-        "read the store in the run directory",
+        ("trainer.max_critic_ckpt_to_keep",),
+        "a checkpoint holds policy and critic together",
+        "`trainer.max_actor_ckpt_to_keep` counts both",
     ),
     Rule("replaced", ("trainer.default_hdfs_dir",), "checkpoints are kept on disk", "copy the run directory"),
     Rule(
@@ -338,6 +359,7 @@ _TRAINER = (
         "placement by Ray comes with training on several machines",
     ),
     Rule("replaced", ("skip.*",), "rollouts are always run, never taken from a dump"),
+    Rule("replaced", ("hydra.*",), "files are composed here, not by Hydra's launcher", "set `trainer.*` instead"),
 )
 
 _AGENT_LIGHTNING_03 = (
@@ -364,10 +386,11 @@ _AGENT_LIGHTNING_03 = (
 
 RULES: tuple[Rule, ...] = (
     *_MATHS,
+    *_REFERENCE,
     *_REWARD,
     *_DATA,
     *_MODEL_RULES,
-    *_ACTOR_RULES,
+    *_STEP_RULES,
     *_ROLLOUT_RULES,
     *_TRAINER,
     *_AGENT_LIGHTNING_03,

@@ -6,42 +6,143 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from agentlightning.types import ConfigError
+from agentlightning.verl.tasks import task_order
+
 from .credit import credit_problem
 from .notes import Note
 from .schema import VerlConfig
 
 _ROLLOUT = "actor_rollout_ref.rollout"
 _ACTOR = "actor_rollout_ref.actor"
+_LOSS_MODE = f"{_ACTOR}.policy_loss.loss_mode"
+_CORRECTION = "algorithm.rollout_correction"
+_GROUP_ESTIMATORS = (
+    *("grpo", "grpo_vectorized", "gdpo", "rloo", "rloo_vectorized", "opo", "gpg", "reinforce_plus_plus_baseline"),
+    *("optimal_token_baseline", "tir_optimal_token_baseline"),
+)
+"""Estimators that compare the rollouts of one task, and go on with a group of one."""
+OVERLONG_LEN = "reward.reward_kwargs.overlong_buffer_cfg.len"
 _BUILT_LOGGERS = {"console": None, "file": None, "tensorboard": "agentlightning[verl]", "wandb": "wandb"}
 """Loggers that work here, and what to install for them."""
 
 
 def problems(config: VerlConfig) -> Iterator[str]:
-    """Combinations that can't be."""
-    data, trainer = config.data, config.trainer
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    if data.train_batch_size < actor.ppo_mini_batch_size:
-        yield (
-            f"`data.train_batch_size` ({data.train_batch_size}) is below `{_ACTOR}.ppo_mini_batch_size` "
-            f"({actor.ppo_mini_batch_size}); a mini-batch is a part of the batch, so make it at most as large"
-        )
+    """Combinations that can't be, of the settings that a policy may have of its own."""
+    data, actor = config.data, config.actor_rollout_ref.actor
+    rollout = config.actor_rollout_ref.rollout
+    sizes = {_ACTOR: actor.ppo_mini_batch_size}
+    if config.needs_critic() and config.critic.ppo_mini_batch_size != actor.ppo_mini_batch_size:
+        sizes["critic"] = config.critic.ppo_mini_batch_size
+    for section, size in sizes.items():
+        if data.train_batch_size < size:
+            yield (
+                f"`data.train_batch_size` ({data.train_batch_size}) is below `{section}.ppo_mini_batch_size` ({size}); "
+                "a mini-batch is a part of the batch, so make it at most as large"
+            )
     if rollout.max_model_len is not None and rollout.max_model_len < data.max_prompt_length + data.max_response_length:
         yield (
             f"`{_ROLLOUT}.max_model_len` ({rollout.max_model_len}) is below `data.max_prompt_length` + "
             f"`data.max_response_length` ({data.max_prompt_length} + {data.max_response_length}); raise it or leave it "
             "out"
         )
-    if (problem := credit_problem(config.agentlightning.credit, rollout.n)) is not None:
+    yield from _estimator_problems(config)
+    yield from _loss_problems(config)
+
+
+def _estimator_problems(config: VerlConfig) -> Iterator[str]:
+    algorithm, n = config.algorithm, config.actor_rollout_ref.rollout.n
+    name = algorithm.adv_estimator
+    if name is None and not config.is_self_play():
+        yield (
+            f"`algorithm.adv_estimator` is null, and the loss {config.loss_mode()!r} needs advantages; choose one, "
+            "such as 'grpo'"
+        )
+    if name == "gae" and config.critic.enable is False and not config.is_self_play():
+        yield (
+            "`algorithm.adv_estimator` is 'gae' and `critic.enable` is False; GAE needs the critic's values, so leave "
+            "`critic.enable` out or choose another estimator, such as 'grpo'"
+        )
+    if name == "grpo_passk" and n < 2:
+        yield (
+            f"`algorithm.adv_estimator` is 'grpo_passk' and `{_ROLLOUT}.n` is {n}; make it 2 or more: it compares the "
+            "best two"
+        )
+    if name == "gdpo" and not algorithm.gdpo_reward_keys:
+        yield "`algorithm.adv_estimator` is 'gdpo'; name the reward dimensions in `algorithm.gdpo_reward_keys`"
+    keys, weights = algorithm.gdpo_reward_keys, algorithm.gdpo_reward_weights
+    if name == "gdpo" and keys and weights is not None and len(weights) != len(keys):
+        yield (
+            f"`algorithm.gdpo_reward_weights` has {len(weights)} numbers for the {len(keys)} names in "
+            "`algorithm.gdpo_reward_keys`; give one each"
+        )
+    if algorithm.use_pf_ppo and name != "gae":
+        yield f"`algorithm.use_pf_ppo` is True and `algorithm.adv_estimator` is {name!r}; it goes with 'gae' only"
+
+
+def _loss_problems(config: VerlConfig) -> Iterator[str]:
+    actor, correction = config.actor_rollout_ref.actor, config.algorithm.rollout_correction
+    mode, n = actor.policy_loss.loss_mode, config.actor_rollout_ref.rollout.n
+    if mode == "online_dpo" and n < 2:
+        yield (
+            f"`{_LOSS_MODE}` is 'online_dpo' and `{_ROLLOUT}.n` is {n}; a pair is two answers to one task, so make it "
+            "2 or more"
+        )
+    if mode == "dro" and actor.policy_loss.dro_beta is None:
+        yield f"`{_LOSS_MODE}` is 'dro'; set `{_ACTOR}.policy_loss.dro_beta`, the weight of its squared log-ratio"
+    if actor.policy_loss.clip_cov_lb >= actor.policy_loss.clip_cov_ub:
+        yield f"`{_ACTOR}.policy_loss.clip_cov_lb` must be below `{_ACTOR}.policy_loss.clip_cov_ub`"
+    if mode == "bypass_mode" and not correction.bypass_mode:
+        yield f"`{_LOSS_MODE}` is 'bypass_mode'; set `{_CORRECTION}.bypass_mode` to True, which chooses that loss"
+    if correction.bypass_mode and mode not in ("vanilla", "bypass_mode"):
+        yield (
+            f"`{_CORRECTION}.bypass_mode` is True and `{_LOSS_MODE}` is {mode!r}; the loss is then that of "
+            f"`{_CORRECTION}.loss_type`, so leave out one of the two"
+        )
+    if correction.bypass_mode and correction.loss_type == "ppo_clip" and correction.rollout_is is not None:
+        yield (
+            f"`{_CORRECTION}.rollout_is` is {correction.rollout_is!r} in bypass mode with `loss_type` 'ppo_clip', "
+            "whose ratio is that weight already; leave it out, or set `loss_type` to 'reinforce'"
+        )
+
+
+def run_problems(config: VerlConfig) -> Iterator[str]:
+    """Combinations that can't be, of the settings that all policies share."""
+    trainer = config.trainer
+    if (problem := credit_problem(config.agentlightning.credit, config.actor_rollout_ref.rollout.n)) is not None:
         yield problem
+    try:
+        task_order(1, 1, seed=0, curriculum=config.agentlightning.curriculum)
+    except ConfigError as error:
+        yield str(error)
+    yield from _overlong_problems(config)
     if trainer.resume_mode == "resume_path" and not trainer.resume_from_path:
         yield "`trainer.resume_mode` is 'resume_path'; set `trainer.resume_from_path` to a `global_step_N` directory"
     if trainer.resume_from_path and "global_step_" not in trainer.resume_from_path:
         yield f"`trainer.resume_from_path` is {trainer.resume_from_path!r}; it must be a `global_step_N` directory"
     if trainer.val_only and not trainer.val_before_train:
         yield "`trainer.val_only` is True but `trainer.val_before_train` is False: nothing would run; set one of them"
+    if trainer.total_training_steps is not None and trainer.critic_warmup >= trainer.total_training_steps:
+        yield (
+            f"`trainer.critic_warmup` ({trainer.critic_warmup}) is not below `trainer.total_training_steps` "
+            f"({trainer.total_training_steps}): the policy would never learn; make it smaller"
+        )
+    if config.agentlightning.policies and not any(p.trainable for p in config.agentlightning.policies.values()):
+        yield "`agentlightning.policies` has none that is `trainable`: nothing would learn; make one so"
 
 
-def remarks(config: VerlConfig, given: Mapping[str, Any]) -> Iterator[Note]:
+def _overlong_problems(config: VerlConfig) -> Iterator[str]:
+    shaping = config.reward.reward_kwargs
+    longest = shaping.max_resp_len or config.data.max_response_length
+    buffer = shaping.overlong_buffer_cfg
+    if buffer.enable and not 0 < buffer.len <= longest:
+        yield (
+            f"`{OVERLONG_LEN}` is {buffer.len}; the penalty grows over that many tokens "
+            f"up to the longest response ({longest}), so choose 1 to {longest}"
+        )
+
+
+def remarks(config: VerlConfig) -> Iterator[Note]:
     """Combinations that are worth knowing about."""
     yield from _loggers(config)
     actor, rollout, batch = (
@@ -49,7 +150,7 @@ def remarks(config: VerlConfig, given: Mapping[str, Any]) -> Iterator[Note]:
         config.actor_rollout_ref.rollout,
         config.data.train_batch_size,
     )
-    if rollout.n == 1 and config.algorithm.adv_estimator == "grpo":
+    if rollout.n == 1 and config.algorithm.adv_estimator in _GROUP_ESTIMATORS and not config.is_self_play():
         yield Note(f"{_ROLLOUT}.n", 1, "info", "a group of one has nothing to compare with", "set it to 4 or more")
     if rest := batch % actor.ppo_mini_batch_size:
         yield Note(
@@ -67,17 +168,35 @@ def remarks(config: VerlConfig, given: Mapping[str, Any]) -> Iterator[Note]:
             "greedy answers to one task are all the same",
             f"set `{_ROLLOUT}.val_kwargs.do_sample` and a temperature",
         )
-    if actor.optim.lr_warmup_steps > 0 and actor.optim.lr_warmup_steps_ratio > 0:
+    yield from _loss_remarks(config)
+
+
+def _loss_remarks(config: VerlConfig) -> Iterator[Note]:
+    actor = config.actor_rollout_ref.actor
+    if config.algorithm.use_kl_in_reward and actor.use_kl_loss:
         yield Note(
-            f"{_ACTOR}.optim.lr_warmup_steps_ratio",
-            actor.optim.lr_warmup_steps_ratio,
-            "no_effect",
-            "`lr_warmup_steps` is set and wins",
+            f"{_ACTOR}.use_kl_loss",
+            True,
+            "info",
+            "the KL against the reference counts twice: in the reward and in the loss",
+            "as a rule one of them is enough",
         )
-    if config.algorithm.adv_estimator == "grpo":
-        for key in ("algorithm.gamma", "algorithm.lam"):
-            if given.get(key, 1.0) != 1.0:
-                yield Note(key, given[key], "no_effect", "`grpo` does not read it")
+    if config.critic.enable and config.algorithm.adv_estimator != "gae":
+        yield Note(
+            "critic.enable",
+            True,
+            "info",
+            f"values are learned, but `{config.algorithm.adv_estimator}` does not read them",
+            "leave it out to save their time",
+        )
+    if config.loss_mode() == "gspo" and actor.loss_agg_mode == "token-mean":
+        yield Note(
+            f"{_ACTOR}.loss_agg_mode",
+            actor.loss_agg_mode,
+            "info",
+            "GSPO's paper weighs rollouts, not tokens, alike",
+            "set it to seq-mean-token-mean for that",
+        )
 
 
 def _loggers(config: VerlConfig) -> Iterator[Note]:

@@ -1,32 +1,45 @@
-"""`load_config`: from overrides to a checked, typed configuration. Called by `agl.VERL` and `main_ppo`.
+"""`load_config`: from overrides to a checked, typed configuration. Called by `agl.VERL`, `main_ppo` and `agl config`.
 
 A key is used (it has a field in `schema`), answered (a `Note` in the table at start) or refused. Never ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from .checks import device_notes, problems, remarks
-from .credit import gather_credit
+from .checks import OVERLONG_LEN, device_notes, problems, remarks, run_problems
 from .errors import config_error, unknown, validation_lines
 from .interpolation import defaults_of, nest, resolve
+from .layers import (
+    FOLLOWERS,
+    fold_mappings,
+    gather_named,
+    given_values,
+    is_below_mapping,
+    merge,
+    split_policies,
+)
 from .names import fields, is_known, verl_defaults
 from .notes import Note
-from .overrides import Settings, flatten
+from .overrides import POLICIES, Settings, flatten
+from .policies import foreign, policy_config
+from .presets import preset_settings
 from .rules import find_rule
-from .schema import VerlConfig
+from .schema import PolicyConfig, VerlConfig
+from .unread import unread_notes
 
 _ACTOR = "actor_rollout_ref.actor"
 _STRICT = "(refused because `agentlightning.strict` is set)"
 _ENGINE = "actor_rollout_ref.rollout.name"
+_MODEL = "actor_rollout_ref.model.path"
 _OTHER_ENGINES = ("vllm", "sglang", "trtllm", "hf")
+_MAX_RESPONSE, _MAX_RESP_LEN = "data.max_response_length", "reward.reward_kwargs.max_resp_len"
 _MINI_BATCH = f"{_ACTOR}.ppo_mini_batch_size"
-_SEEDS = ("data.seed", "actor_rollout_ref.rollout.seed", f"{_ACTOR}.data_loader_seed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +70,50 @@ class ResolvedConfig:
         print_notes([(note.key, note.value, note.instead, note.real) for note in (*self.notes, *found)])
 
 
+@dataclass(slots=True)
+class _View:
+    """The configuration as one policy has it, or the common one."""
+
+    values: dict[str, Any]
+    config: VerlConfig | None = None
+    notes: list[Note] = field(default_factory=list[Note])
+    lines: list[str] = field(default_factory=list[str])
+
+
 def load_config(
-    overrides: Mapping[str, Any] | Sequence[str] | None = None, *, base: Mapping[str, Any] | None = None
+    overrides: Mapping[str, Any] | Sequence[str] | None = None,
+    *,
+    base: Mapping[str, Any] | None = None,
+    preset: str | Path | None = None,
 ) -> ResolvedConfig:
     """Compose and check a configuration.
 
     Args:
         overrides: A nested mapping as in verl's YAML, or command-line words in Hydra's grammar.
-        base: Settings that `overrides` go over, such as an example's own.
+        base: Settings that everything else goes over, such as an example's own.
+        preset: Name of a preset (`grpo`, `dapo`, ...; see `presets.preset_names`), or a YAML file. It goes over `base`
+            and under `overrides`.
 
     Raises:
         ConfigError: unknown keys (with the nearest names), wrong types, values whose feature is not built,
             combinations that can't be; one line for each problem.
     """
-    layers = gather_credit([flatten(base), flatten(overrides)])
-    given = {key: value for layer in layers for key, value in layer.values.items()}
-    if strangers := [key for key in given if not is_known(key)]:
-        raise config_error([unknown(key) for key in strangers])
-    settings = resolve({key: value for layer in layers for key, value in _expand(layer.values).items()})
-    notes = [note for layer in layers for note in _alias_notes(layer)]
-    notes += _replace_engine(settings)
-    lines = _answer(settings, given, notes)
-    config = _build(settings, lines)
+    layers = gather_named([flatten(base), preset_settings(preset), flatten(overrides)])
+    common, own = split_policies(layers)
+    given = given_values(layers)
+    if strangers := _strangers(common, own):
+        raise config_error(strangers)
+    views = {name: _policy_view(common, mine) for name, mine in own.items()}
+    whole = _whole(common, own, views)
+    config, lines = whole.config, [*whole.lines, *_policy_lines(views, whole.lines)]
+    notes = [note for layer in common for note in _alias_notes(layer)] + whole.notes
+    for name, view in views.items():
+        notes += _named(name, view.notes)
     if config is not None:
-        lines += problems(config)
-        notes += remarks(config, given)
+        lines += run_problems(config)
+        silent = _unread(whole, config, common, own, views)
+        keys = {note.key for note in silent}
+        notes = [note for note in notes if note.kind == "info" or note.key not in keys] + silent
         if config.agentlightning.strict:
             lines += [f"{note} {_STRICT}" for note in notes if note.kind == "replaced"]
     if lines or config is None:
@@ -89,26 +121,92 @@ def load_config(
     return ResolvedConfig(config, notes, given)
 
 
-def _expand(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what a setting implies: one clip ratio for both bounds, one seed for all."""
-    followers: dict[str, Sequence[str]] = {
-        f"{_ACTOR}.clip_ratio": (f"{_ACTOR}.clip_ratio_low", f"{_ACTOR}.clip_ratio_high"),
-        "agentlightning.seed": _SEEDS,
-    }
-    implied: dict[str, Any] = {}
-    left_open: set[str] = set()
-    for leader, names in followers.items():
-        if leader in values:
-            implied |= dict.fromkeys(names, values[leader])
-        left_open |= {name for name in names if name in values and values[name] is None}
-    return implied | {key: value for key, value in values.items() if key not in left_open}
+def _strangers(common: Sequence[Settings], own: Mapping[str, Sequence[Settings]]) -> list[str]:
+    """A line for each key that nobody knows, or that a policy can't have of its own."""
+    lines = [unknown(key) for key in given_values(common) if not is_known(key)]
+    for name, layers in own.items():
+        lines += foreign(name, given_values(layers))
+    return lines
+
+
+def _policy_view(common: Sequence[Settings], own: Sequence[Settings]) -> _View:
+    """The common settings with a policy's own over them."""
+    mine = given_values(own)
+    view = _view([*common, *(Settings({k: v for k, v in layer.values.items() if k != "trainable"}) for layer in own)])
+    view.notes = [note for note in view.notes if note.key in mine]
+    return view
+
+
+def _whole(common: Sequence[Settings], own: Mapping[str, Sequence[Settings]], views: Mapping[str, _View]) -> _View:
+    """The whole configuration, with the policies in it."""
+    policies: dict[str, PolicyConfig] = {}
+    for name, view in views.items():
+        if view.config is not None:
+            policies[name] = policy_config(view.config, given_values(own[name]))
+    first = next(iter(policies.values()), None)
+    model = [] if first is None else [Settings({_MODEL: first.actor_rollout_ref.model.path})]
+    whole = _view([*model, *common], combined=not policies)
+    if whole.config is not None and policies:
+        ours = whole.config.agentlightning.model_copy(update={"policies": policies})
+        whole.config = whole.config.model_copy(update={"agentlightning": ours})
+    return whole
+
+
+def _view(layers: Sequence[Settings], *, combined: bool = True) -> _View:
+    """One configuration from its layers, with what there is to say about it.
+
+    Args:
+        layers: The settings.
+        combined: Whether it is what a policy runs by, so that combinations that can't be are problems.
+    """
+    given = given_values(layers)
+    settings = resolve(merge(layers))
+    view = _View(settings, notes=_replace_engine(settings))
+    view.lines += _answer(settings, given, view.notes)
+    view.config = _build(fold_mappings(settings), view.lines)
+    if view.config is not None:
+        view.lines += problems(view.config) if combined else []
+        view.notes += remarks(view.config)
+    return view
+
+
+def _unread(
+    whole: _View,
+    config: VerlConfig,
+    common: Sequence[Settings],
+    own: Mapping[str, Sequence[Settings]],
+    views: Mapping[str, _View],
+) -> list[Note]:
+    """Notes on keys that nothing reads: common ones that no policy reads, and each policy's own."""
+    built = {name: view.config for name, view in views.items() if view.config is not None}
+    notes = list(unread_notes(list(built.values()) or [config], given_values(common), whole.values))
+    for name, view in built.items():
+        notes += _named(name, unread_notes([view], given_values(own[name]), views[name].values))
+    return notes
+
+
+def _named(policy: str, notes: Iterable[Note]) -> list[Note]:
+    """Notes on a policy's own keys, under their full names."""
+    return [replace(note, key=f"{POLICIES}.{policy}.{note.key}") for note in notes]
+
+
+def _policy_lines(views: Mapping[str, _View], said: Sequence[str]) -> list[str]:
+    """What is wrong with the policies: once where it is wrong with all of them, else by name."""
+    found = [view.lines for view in views.values()]
+    everywhere = [line for line in (found[0] if len(found) > 1 else []) if all(line in lines for lines in found)]
+    return [line for line in everywhere if line not in said] + [
+        f"policy `{name}`: {line}"
+        for name, view in views.items()
+        for line in view.lines
+        if line not in said and line not in everywhere
+    ]
 
 
 def _alias_notes(layer: Settings) -> list[Note]:
     return [
         Note(written, layer.values[key], "info", f"read as `{key}`")
         for key, written in layer.spelling.items()
-        if written != key
+        if written != key and key in layer.values
     ]
 
 
@@ -123,7 +221,8 @@ def _replace_engine(settings: dict[str, Any]) -> list[Note]:
 def _answer(settings: Mapping[str, Any], given: Mapping[str, Any], notes: list[Note]) -> list[str]:
     """Ask the rules about keys without a field. Adds to `notes`, returns the lines of those refused."""
     refused: list[str] = []
-    for key, default in defaults_of((key for key in given if key not in fields()), settings).items():
+    asked = (key for key in given if key not in fields() and not is_below_mapping(key))
+    for key, default in defaults_of(asked, settings).items():
         value, rule = settings[key], find_rule(key)
         if _same(value, default) or any(_same(value, harmless) for harmless in rule.here):
             continue
@@ -145,6 +244,12 @@ def _build(settings: Mapping[str, Any], lines: list[str]) -> VerlConfig | None:
     batch = settings.get("data.train_batch_size", verl_defaults()["data.train_batch_size"])
     if isinstance(batch, int):
         values.setdefault(_MINI_BATCH, min(verl_defaults()[_MINI_BATCH], max(batch, 1)))
+    for key, leader in FOLLOWERS.items():
+        if leader in values:
+            values.setdefault(key, values[leader])
+    longest = values.get(_MAX_RESP_LEN) or values.get(_MAX_RESPONSE, verl_defaults()[_MAX_RESPONSE])
+    if isinstance(longest, int):
+        values.setdefault(OVERLONG_LEN, max(longest // 5, 1))
     try:
         return VerlConfig.model_validate(nest({"actor_rollout_ref.model": {}} | values))
     except ValidationError as error:

@@ -1,41 +1,11 @@
-"""The credit rule in a configuration: its parameters as keys below its own. Called by `compose` and `checks`."""
+"""The credit rule in a configuration: whether it can be. Called by `checks` and `VERL`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 from agentlightning.credit import CreditSpec, get_credit, is_relative
 from agentlightning.types import ConfigError
-
-from .interpolation import nest
-from .overrides import Settings
-
-KEY = "agentlightning.credit"
-
-
-def gather_credit(layers: Sequence[Settings]) -> list[Settings]:
-    """The layers with `agentlightning.credit.<parameter>` put back under `agentlightning.credit`.
-
-    A later layer that names a rule replaces an earlier one with its parameters; one that only gives parameters adds to
-    it.
-    """
-    gathered: list[Settings] = []
-    before: dict[str, Any] = {"name": "identical"}
-    for layer in layers:
-        below = {key.removeprefix(f"{KEY}."): value for key, value in layer.values.items() if key.startswith(f"{KEY}.")}
-        named = layer.values.get(KEY)
-        if isinstance(named, str):
-            before = {"name": named}
-        elif "name" in below:
-            before = {}
-        if not below:
-            gathered.append(layer)
-            continue
-        before = before | nest(below)
-        values = {key: value for key, value in layer.values.items() if not key.startswith(f"{KEY}.")}
-        gathered.append(Settings(values | {KEY: before}, {**layer.spelling, KEY: KEY}))
-    return gathered
 
 
 def credit_problem(credit: CreditSpec, rollouts_per_task: int) -> str | None:

@@ -24,7 +24,6 @@ class Difference:
 
 
 DIFFERENCES: tuple[Difference, ...] = (
-    Difference("algorithm.adv_estimator", "gae", "grpo", "`gae` needs a value model, which is not built yet"),
     Difference(
         "actor_rollout_ref.model.path", "~/models/deepseek-llm-7b-chat", "required", "no model fits everybody's machine"
     ),
@@ -52,6 +51,8 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference("actor_rollout_ref.rollout.dtype", "bfloat16", "float32", "engine and learner share one set of weights"),
     Difference("actor_rollout_ref.rollout.tensor_model_parallel_size", 2, 1, "the native engine runs in one process"),
+    Difference("critic.model.path", "~/models/deepseek-llm-7b-chat", None, "the critic starts from the policy's model"),
+    Difference("critic.fsdp.dtype", "bfloat16", "float32", "fp32 on CPU is exact and not slower"),
     Difference("data.seed", None, 42, "a run is repeatable by default; follows `agentlightning.seed`"),
     Difference("data.train_files", "~/data/rlhf/gsm8k/train.parquet", None, "tasks usually come from `fit`"),
     Difference("data.val_files", "~/data/rlhf/gsm8k/test.parquet", None, "tasks usually come from `fit`"),

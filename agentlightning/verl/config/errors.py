@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from agentlightning.types import ConfigError
 
-from .names import fields, nearest
+from .layers import FOLLOWERS
+from .names import fields, nearest, sections
 
 
 def config_error(problems: Sequence[str]) -> ConfigError:
@@ -31,11 +32,11 @@ def unknown(key: str) -> str:
 
 
 def validation_lines(error: ValidationError) -> list[str]:
-    """pydantic's errors as lines, one for each key."""
+    """pydantic's errors as lines, one for each key; a key that only follows a wrong one gets none."""
     by_key: dict[str, list[Any]] = defaultdict(list)
     for item in error.errors(include_url=False):
         by_key[_key(item["loc"])].append(item)
-    return [_line(key, items) for key, items in by_key.items()]
+    return [_line(key, items) for key, items in by_key.items() if FOLLOWERS.get(key) not in by_key]
 
 
 def _key(loc: tuple[int | str, ...]) -> str:
@@ -49,12 +50,14 @@ def _line(key: str, items: Sequence[Any]) -> str:
     if items[0]["type"] == "missing" and key == "actor_rollout_ref.model.path":
         return f"`{key}` is not set; give the directory or hub name of the model to train"
     if items[0]["type"] == "literal_error":
-        return f"`{key}` is {items[0]['input']!r}, which is not built here; possible now: {items[0]['ctx']['expected']}"
+        return f"`{key}` is {items[0]['input']!r}, which is not possible here; possible: {items[0]['ctx']['expected']}"
     reasons = dict.fromkeys(
         str(item["ctx"]["error"])
         if item["type"] == "value_error"
         else item["msg"].replace("Input should be", "expected")
         for item in items
     )
+    if key in sections():
+        return f"`{key}`: {', or '.join(reasons)}"
     value = "not given" if items[0]["type"] == "missing" else f"{items[0]['input']!r}"
     return f"`{key}` is {value}: {', or '.join(reasons)}"

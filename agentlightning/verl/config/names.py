@@ -7,29 +7,26 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
 from .schema import VerlConfig
 
 FREE_KEYS = (
-    "actor_rollout_ref.actor.optim.override_optimizer_config",
-    "critic.optim.override_optimizer_config",
     "actor_rollout_ref.rollout.mtp",
     "actor_rollout_ref.rollout.qat",
     "reward_model.rollout.engine_kwargs",
     "ray_kwargs.ray_init",
-    "reward.reward_kwargs",
-    "reward_model.overlong_buffer",
     "actor_rollout_ref.actor.megatron",
     "actor_rollout_ref.ref.megatron",
     "critic.megatron",
+    "hydra",
 )
-"""Keys under which verl takes any names, besides those whose default is `{}`."""
+"""Keys under which verl or Hydra takes any names, besides those whose default is `{}` and fields that are mappings."""
 
 ADDED_KEYS = (
     "algorithm.gdpo_reward_keys",
@@ -38,9 +35,16 @@ ADDED_KEYS = (
     "algorithm.dpo_loss_type",
     "algorithm.dpo_label_smoothing",
     "algorithm.sppo_eta",
-    "actor_rollout_ref.actor.dpo_beta",
     "actor_rollout_ref.actor.sppo_eta",
     "trainer.ref_update_freq",
+    "reward.reward_kwargs.overlong_buffer_cfg.enable",
+    "reward.reward_kwargs.overlong_buffer_cfg.len",
+    "reward.reward_kwargs.overlong_buffer_cfg.penalty_factor",
+    "reward.reward_kwargs.overlong_buffer_cfg.log",
+    "reward.reward_kwargs.max_resp_len",
+    "reward.custom_reward_function.reward_kwargs",
+    "data.sampler.class_path",
+    "data.sampler.class_name",
     "agentlightning.port",
     "agentlightning.trace_aggregator.level",
     "agentlightning.trace_aggregator.trajectory_max_prompt_length",
@@ -64,14 +68,22 @@ def fields() -> Mapping[str, Any]:
     return dict(_walk(VerlConfig, ""))
 
 
-def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            leaves += _walk(info.annotation, f"{prefix}{name}.")
+            yield from _walk(info.annotation, f"{prefix}{name}.")
         else:
-            leaves.append((prefix + name, info))
-    return leaves
+            yield prefix + name, info
+
+
+@cache
+def mapping_fields() -> frozenset[str]:
+    """The fields that hold a mapping of any names, which may be given as keys below theirs."""
+    return frozenset(key for key, info in fields().items() if _holds_dict(info.annotation))
+
+
+def _holds_dict(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(map(_holds_dict, get_args(annotation)))
 
 
 @cache
@@ -90,7 +102,7 @@ def is_known(key: str) -> bool:
 
 @cache
 def _free() -> frozenset[str]:
-    return frozenset((*FREE_KEYS, *(key for key, value in verl_defaults().items() if value == {})))
+    return mapping_fields() | {*FREE_KEYS, *(key for key, value in verl_defaults().items() if value == {})}
 
 
 def nearest(key: str) -> list[str]:

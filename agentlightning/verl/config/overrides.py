@@ -19,8 +19,30 @@ ALIASES: Mapping[str, str] = {
     "train_batch_size": "data.train_batch_size",
     "actor_rollout_ref.actor.optim.clip_grad": "actor_rollout_ref.actor.grad_clip",
     "actor_rollout_ref.actor.optim.warmup_style": "actor_rollout_ref.actor.optim.lr_scheduler_type",
+    "actor_rollout_ref.actor.dpo_beta": "algorithm.dpo_beta",
+    "actor_rollout_ref.actor.policy_loss.tau_pos": "actor_rollout_ref.actor.tau_pos",
+    "actor_rollout_ref.actor.policy_loss.tau_neg": "actor_rollout_ref.actor.tau_neg",
+    "critic.optim.clip_grad": "critic.grad_clip",
+    "critic.optim.warmup_style": "critic.optim.lr_scheduler_type",
+    "data.tokenizer": "actor_rollout_ref.model.tokenizer_path",
+    "reward_model.reward_manager": "reward.reward_manager.name",
+    "reward_model.num_workers": "reward.num_workers",
+    "reward_model.enable": "reward.reward_model.enable",
+    "reward_model.model.path": "reward.reward_model.model_path",
+    "trainer.val_generations_to_log_to_wandb": "trainer.log_val_generations",
 }
 """Other spellings of a key, and the key."""
+
+SECTION_ALIASES: Mapping[str, str] = {
+    "reward_model.overlong_buffer": "reward.reward_kwargs.overlong_buffer_cfg",
+    "reward_model.reward_kwargs": "reward.reward_kwargs",
+    "custom_reward_function": "reward.custom_reward_function",
+    "sandbox_fusion": "reward.sandbox_fusion",
+    "actor_rollout_ref.actor.policy_loss.rollout_correction": "algorithm.rollout_correction",
+}
+"""Other spellings of a section, and the section."""
+
+POLICIES = "agentlightning.policies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +88,27 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return flatten(words).values
 
 
+def canonical(written: str) -> str:
+    """The name of a key, whichever spelling it is given by."""
+    if written.startswith(f"{POLICIES}.") and written.count(".") > 2:  # agentlightning.policies.NAME.KEY
+        policy, key = split_policy(written)
+        return f"{POLICIES}.{policy}.{canonical(key)}"
+    if written in ALIASES:
+        return ALIASES[written]
+    for old, new in SECTION_ALIASES.items():
+        if written.startswith(f"{old}."):
+            return new + written.removeprefix(old)
+    return written
+
+
+def split_policy(key: str) -> tuple[str, str]:
+    """`agentlightning.policies.NAME.KEY` as (NAME, KEY)."""
+    policy, _, below = key.removeprefix(f"{POLICIES}.").partition(".")
+    return policy, below
+
+
 def _add(settings: Settings, written: str, value: Any) -> None:
-    key = ALIASES.get(written, written)
+    key = canonical(written)
     before = settings.spelling.get(key)
     if key != written and value is None:
         return  # an old spelling left at its default
@@ -97,7 +138,9 @@ def _pairs(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not value and key.startswith(f"{POLICIES}."):
+        yield key, value  # a policy without settings of its own
+    elif isinstance(value, Mapping):
         yield from _pairs(cast("Mapping[Any, Any]", value), f"{key}.")
     elif key in sections():
         raise ConfigError(f"`{key}` is a section and can't be set to {value!r}; set the keys in it, `{key}.<name>`")
@@ -126,4 +169,13 @@ def _parse(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
             raise ConfigError(f"`{word}`: keys can't be deleted; set `{override.key_or_group}=null` instead")
         if override.is_sweep_override():
             raise ConfigError(f"`{word}` is a sweep; put a list in brackets or the value in quotes")
-        yield override.key_or_group, override.value()
+        value = override.value()
+        if (
+            override.key_or_group.endswith("_threshold")
+            and isinstance(value, int | float)
+            and "_" in word.partition("=")[2]
+        ):
+            raise ConfigError(
+                f"`{word}` is read as the number {value}; put the two bounds in quotes, as in \"'0.5_2'\""
+            )
+        yield override.key_or_group, value

@@ -49,6 +49,14 @@ def find_rule(key: str) -> Rule:
     raise LookupError(f"no rule covers `{key}`")
 
 
+@cache
+def has_rule(key: str) -> bool:
+    """Whether a rule covers `key`."""
+    from .answers import RULES
+
+    return any(matches(pattern, key) for rule in RULES for pattern in rule.keys)
+
+
 def matches(pattern: str, key: str) -> bool:
     """Whether a rule's pattern covers `key`."""
     return _compile(pattern).fullmatch(key) is not None

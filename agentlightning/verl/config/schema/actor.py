@@ -1,57 +1,84 @@
-"""`actor_rollout_ref.actor`: the training step."""
+"""`actor_rollout_ref.actor`: the training step of the policy."""
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Literal
 
-from pydantic import Field, Strict, field_validator
+from pydantic import Field, field_validator
 
-from .base import Float, NonNegative, Positive, PositiveInt, Section, Share
+from .base import Float, NonNegative, Positive, PositiveInt, Section, Share, choice
+from .optim import Optim
 
-POLICY_LOSSES = ("vanilla",)
-"""Policy losses that come with the package."""
-
-
-class Optim(Section):
-    """The optimizer and its schedule."""
-
-    optimizer: Literal["AdamW"] = "AdamW"
-    """Optimizer of `torch.optim`."""
-    lr: NonNegative = 1e-6
-    """Learning rate after warm-up."""
-    betas: Annotated[tuple[Share, Share], Strict(False)] = (0.9, 0.999)
-    """Decay of AdamW's first and second moment."""
-    weight_decay: NonNegative = 0.01
-    """Decoupled weight decay."""
-    lr_warmup_steps: int = -1
-    """Training steps of linear warm-up from 0; above 0 it wins over the ratio."""
-    lr_warmup_steps_ratio: Share = 0.0
-    """Warm-up as a share of all training steps."""
-    lr_scheduler_type: Literal["constant", "cosine"] = "constant"
-    """What follows the warm-up."""
-    min_lr_ratio: Share = 0.0
-    """Where the cosine ends, as a share of `lr`."""
-    num_cycles: Positive = 0.5
-    """Cosine waves of the run; 0.5 goes down once."""
-    total_training_steps: int = -1
-    """Length of the schedule in training steps; -1 is the length of the run."""
+POLICY_LOSSES = (
+    "vanilla",
+    "gspo",
+    "sapo",
+    "gpg",
+    "cispo",
+    "dppo_tv",
+    "dppo_kl",
+    "dro",
+    "clip_cov",
+    "kl_cov",
+    "geo_mean",
+    "reinforce",
+    "bypass_mode",
+)
+"""Policy losses that come with the package; each weighs tokens by their advantage."""
+SELF_PLAY_LOSSES = ("online_dpo", "sppo")
+"""Losses of whole answers and their rewards, without advantages: SPIN and SPPO."""
+KlKind = Literal[
+    "kl",
+    "k1",
+    "abs",
+    "mse",
+    "k2",
+    "low_var_kl",
+    "k3",
+    "kl+",
+    "k1+",
+    "abs+",
+    "mse+",
+    "k2+",
+    "low_var_kl+",
+    "k3+",
+]
+"""Estimates of the KL divergence by token; with `+` the value is this one's and the gradient that of `k2`."""
+LossAggMode = Literal[
+    "token-mean",
+    "token-sum",
+    "seq-mean-token-sum",
+    "seq-mean-token-sum-norm",
+    "seq-mean-token-mean",
+    "per-rollout-mean",
+]
+"""How token losses become one number; a sequence is a rollout, however many rows it became."""
 
 
 class PolicyLoss(Section):
     """The policy loss."""
 
     loss_mode: str = "vanilla"
-    """Policy loss: `vanilla` (PPO's clipped surrogate), or a name registered with `register_policy_loss`."""
+    """Policy loss: `vanilla` (PPO's clipped surrogate) or another of `agentlightning.learner.losses`, a name registered
+    with `register_policy_loss`, or `online_dpo` (SPIN) and `sppo` (SPPO), which need no advantages."""
+    clip_cov_ratio: Share = 0.0002
+    """`clip_cov`: share of the tokens to take out."""
+    clip_cov_lb: Float = 1.0
+    """`clip_cov`: smallest covariance of a token that may be taken out."""
+    clip_cov_ub: Float = 5.0
+    """`clip_cov`: largest covariance of a token that may be taken out."""
+    kl_cov_ratio: Share = 0.0002
+    """`kl_cov`: share of the tokens, those of highest covariance, that get a KL penalty."""
+    ppo_kl_coef: NonNegative = 0.1
+    """`kl_cov`: weight of that penalty."""
+    dro_beta: Positive | None = None
+    """`dro`: weight of the squared log-ratio; that loss needs it."""
 
     @field_validator("loss_mode")
     @classmethod
     def _known(cls, value: str) -> str:
-        # As for `algorithm.adv_estimator`: no module, no registered name.
-        registry = sys.modules.get("agentlightning.learner.losses")
-        if value in POLICY_LOSSES or (registry is not None and value in registry.policy_losses()):
-            return value
-        raise ValueError(f"not built here; possible now: {', '.join(map(repr, POLICY_LOSSES))}")
+        names = (*POLICY_LOSSES, *SELF_PLAY_LOSSES)
+        return choice(value, names, "agentlightning.learner.losses", "policy_losses", "register_policy_loss")
 
 
 class Actor(Section):
@@ -74,17 +101,25 @@ class Actor(Section):
     clip_ratio_high: NonNegative = 0.2
     """How far the probability ratio may go above 1; larger than the lower bound is DAPO's clip-higher."""
     clip_ratio_c: Annotated[Float, Field(gt=1)] = 3.0
-    """Dual clip: bound of the ratio where the advantage is negative."""
-    loss_agg_mode: Literal[
-        "token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean"
-    ] = "token-mean"
+    """Dual clip: bound of the ratio where the advantage is negative. In `dppo_*` the bound of every ratio."""
+    tau_pos: Positive = 1.0
+    """`sapo`: temperature of the gate where the advantage is positive."""
+    tau_neg: Positive = 1.05
+    """`sapo`: temperature of the gate where the advantage is not positive."""
+    loss_agg_mode: LossAggMode = "token-mean"
     """How token losses become one number; in the `seq-` modes a sequence is a rollout."""
     loss_scale_factor: Positive | None = None
     """Divisor of `seq-mean-token-sum-norm`; null is the longest rollout's token count."""
     entropy_coeff: Float = 0.0
     """Weight of the entropy bonus."""
-    use_kl_loss: Literal[False] = False
-    """Add a KL term against a reference model to the loss."""
+    use_kl_loss: bool = False
+    """Add a KL term against the reference model to the loss."""
+    kl_loss_coef: Float = 0.001
+    """Weight of that term."""
+    kl_loss_type: KlKind = "low_var_kl"
+    """Its estimate by token; with `+` the gradient is that of `k2`."""
+    sppo_eta: NonNegative = 1.0
+    """`sppo`: what the log-ratio of an answer should be, per unit of its reward above the soft mean."""
     grad_clip: Positive = 1.0
     """Largest norm of the gradient. verl's `optim.clip_grad` is read as this."""
     optim: Optim = Field(default_factory=Optim)

@@ -26,8 +26,15 @@ class Data(Section):
     """Longest prompt of a call, in tokens."""
     max_response_length: PositiveInt = 512
     """Longest response of a call, in tokens."""
-    truncation: Literal["error"] = "error"
-    """What happens to a prompt that is too long: `error` refuses the call."""
+    prompt_key: str = "prompt"
+    """Column of the messages, for tasks in verl's format that no agent runs (`main_ppo`)."""
+    reward_fn_key: str = "data_source"
+    """Column that says which rule rewards such a task."""
+    filter_overlong_prompts: bool = False
+    """Leave out such tasks whose prompt is longer than `max_prompt_length`."""
+    truncation: Literal["error", "left", "right", "middle"] = "error"
+    """What happens to the prompt of such a task if it is too long: the run is refused, or the prompt is cut at that
+    end. An agent's call whose prompt is too long is always refused."""
     shuffle: bool = True
     """Shuffle the training tasks anew in each epoch."""
     seed: int = 42

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from .base import Float, Positive, PositiveInt, Section
+from .policy import PolicyConfig
+
+Named = Annotated[dict[str, Any], BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
+"""A name and parameters, `{name: ..., ...}`; the name alone will do."""
 
 
 class Ours(Section):
@@ -18,6 +24,14 @@ class Ours(Section):
     credit: str | dict[str, Any] = "identical"
     """What each turn of a rollout earned: the name of a rule in `agentlightning.credit`, such as `identical` (the final
     reward) or `last_turn`, or with parameters `{name: discounted, gamma: 0.9}`."""
+    policies: dict[str, PolicyConfig] = Field(default_factory=dict[str, PolicyConfig])
+    """Several policies in one run, by the name of their resource: `{planner: {trainable: true, actor_rollout_ref:
+    {...}, critic: {...}}}`, each over the common settings. Empty: one, `main_llm`."""
+    filter_zero_variance: bool = False
+    """Leave out groups whose rollouts all earned the same: they have no advantage, but count in means."""
+    curriculum: Named | None = None
+    """Choose training tasks by what they earned so far: `success_rate`, or with parameters `{name: success_rate,
+    epsilon: 0.02, window: 16}`; null is the order of `data.shuffle`."""
     reward_fillna_value: Float = 0.0
     """Reward of a rollout that gave none."""
     retokenize: bool = False

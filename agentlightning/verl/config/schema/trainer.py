@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from .base import Limit, PositiveInt, Section
+from .base import Count, Limit, PositiveInt, Section
 
 LoggerName = Literal[
     "console",
@@ -53,7 +53,15 @@ class Trainer(Section):
     """Project of the run in loggers that have projects."""
     experiment_name: str = "gsm8k"
     """Name of the run in loggers."""
-    critic_warmup: Literal[0] = 0
-    """Steps in which only the value model learns."""
+    critic_warmup: Count = 0
+    """The step from which the policy learns, too; before it only the value model does."""
+    ref_update_freq: Limit = -1
+    """Take the policy for the reference every so many steps (SPIN's next round); 0 or -1 never."""
+    rollout_data_dir: str | None = None
+    """Write the rollouts of each step to `<dir>/<step>.jsonl`: input, output, gts, score, step, uid."""
+    validation_data_dir: str | None = None
+    """Write the validation rollouts likewise."""
+    log_val_generations: Count = 0
+    """Log so many answers of each validation to loggers that show text."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where model and engine live; `auto` takes a GPU if there is one."""
