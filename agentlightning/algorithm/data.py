@@ -58,6 +58,9 @@ def _read_parquet(path: Path) -> list[Any]:
     except ImportError as error:
         raise DatasetError(f"reading `{path}` needs pyarrow: pip install 'agentlightning[verl]'") from error
     try:
+        names = pyarrow.parquet.read_schema(path).names
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DatasetError(f"dataset `{path}` has the column `{twice[0]}` twice; rename or remove one")
         return pyarrow.parquet.read_table(path).to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise DatasetError(f"dataset `{path}` is not a Parquet file: {error}") from error

@@ -1,4 +1,4 @@
-"""What the gateway remembers of each attempt: its mode, its seed, how many calls it has made and how many run.
+"""What the gateway remembers of each attempt: how it samples, its seed, how many calls it has made and how many run.
 
 Called by `gateway` for every captured call; asks the store once an attempt, on its first call.
 """
@@ -30,7 +30,8 @@ class AttemptState:
     rollout_id: str
     attempt_id: str
     trace_id: str
-    mode: str | None
+    sampling: str
+    """Which of the gateway's `sampling_parameters` count: `rollout.metadata["sampling"]`, by default the mode."""
     seed: Any
     """`rollout.metadata["seed"]`; `None`: the backend samples as it likes."""
     start_time: float
@@ -161,9 +162,12 @@ async def _load(store: LightningStore, rollout_id: str, attempt_id: str) -> Atte
             status=409,
             code="ended_attempt",
         )
-    seed = (rollout.metadata or {}).get("seed")
+    metadata = rollout.metadata or {}
+    sampling = str(metadata.get("sampling") or rollout.mode or "")
     trace_id = attempt_trace_id(rollout_id, attempt_id)
-    return AttemptState(rollout_id, attempt_id, trace_id, rollout.mode, seed, latest.start_time, calls=made)
+    return AttemptState(
+        rollout_id, attempt_id, trace_id, sampling, metadata.get("seed"), latest.start_time, calls=made
+    )
 
 
 async def _calls_made(store: LightningStore, rollout: Rollout | None) -> int:

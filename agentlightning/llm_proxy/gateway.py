@@ -81,7 +81,7 @@ class Gateway:
         self.routes = routes
         self.ledger = Ledger(routes.prices)
         self.sampling_parameters: dict[str, dict[str, Any]] = {}
-        """By rollout mode: what is put over the agent's own parameters."""
+        """By rollout mode, or by `metadata["sampling"]` of a rollout: what is put over the agent's own parameters."""
         self.store = store
         self._spool_dir = spool_dir
         self._attempts = Attempts()
@@ -194,7 +194,7 @@ class Gateway:
         pool = self.routes.find(body["model"])
         spoken, sent = _for_backend(interface, body, pool)
         if attempt is not None and interface.name != "embeddings":
-            force_sampling(sent, self.sampling_parameters.get(attempt.mode or "", {}), spoken.limits)
+            force_sampling(sent, self.sampling_parameters.get(attempt.sampling, {}), spoken.limits)
             if attempt.seed is not None and record is not None and spoken.name in ("chat", "completions"):
                 # Over the agent's own, which would make all samples of a task the same.
                 sent["seed"] = call_seed(attempt.seed, record.number)

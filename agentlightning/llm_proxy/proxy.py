@@ -119,7 +119,7 @@ class LLMProxy:
 
     @property
     def sampling_parameters(self) -> dict[str, dict[str, Any]]:
-        """By rollout mode: what is put over the agents' own parameters."""
+        """By rollout mode, or by a rollout's `metadata["sampling"]`: what is put over the agents' own parameters."""
         return self._gateway.sampling_parameters
 
     @sampling_parameters.setter

@@ -6,6 +6,7 @@ the agents, and where, it does not know.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,9 @@ from agentlightning.types import (
 from .tasks import stable_seed
 
 SampleKey = tuple[str, int, int, int]
-"""(mode, step, task index, sample index): names one rollout of a run."""
+"""(mode, step, task index, sample index): names one rollout of a run. Greedy ones have indices below 0."""
+GREEDY = "greedy"
+"""What the gateway calls their sampling."""
 WAIT_SECONDS = 0.5
 """How often a waiting step looks up to draw its progress; finished rollouts wake it earlier once all are done."""
 
@@ -36,31 +39,66 @@ class Sample:
     """One finished rollout of a task."""
 
     task: int
-    """Index of the task: rollouts of one task in one step form a group."""
+    """Index of the task."""
     sample: int
     rollout: Rollout
-    episode: Episode
+    episodes: Mapping[str, Episode]
+    """What each policy did in it, by the policy's name; the rewards are the same."""
     error: str | None
     """Why the attempt failed; `None` where it did not."""
     called: bool = True
     """Whether there is a call of a model in its spans, whatever the adapter made of them."""
+    draw: int = 0
+    """How often the step had drawn the task before: dynamic sampling may come back to it."""
+    greedy: bool = False
+    """Whether it was sampled greedily, to be the baseline of its group and not to be trained on."""
+
+    @property
+    def group(self) -> tuple[int, int]:
+        """Rollouts that are compared with each other have the same one."""
+        return self.task, self.draw
+
+    @property
+    def step(self) -> int:
+        """The training step that ran it."""
+        return (self.rollout.metadata or {})["step"]
+
+    @property
+    def episode(self) -> Episode:
+        """That of the first policy; of the only one, as a rule."""
+        return next(iter(self.episodes.values()))
+
+    @property
+    def reward(self) -> float | None:
+        """The final reward; `None` where the agent gave none."""
+        return self.episode.reward
 
     @property
     def torn(self) -> bool:
         """Whether the rollout can't be trained on, through no fault of the policy's.
 
-        It never reached the model, was cut off from outside, failed after the model's endpoint had failed it, or a call
-        was answered without its token ids.
+        It never reached a model, was cut off from outside, failed after a model's endpoint had failed it, a call was
+        answered without its token ids, or a reward of it is not a finite number.
         """
+        return self.flaw is not None
+
+    @property
+    def flaw(self) -> str | None:
+        """Why it is `torn`, for people."""
         attempt = self.rollout.attempt if isinstance(self.rollout, AttemptedRollout) else None
-        cut_off = attempt is None or attempt.status in ("timeout", "unresponsive")
-        return (
-            cut_off
-            or self.rollout.status == "cancelled"
-            or not self.episode.turns
-            or self.episode.missing_token_ids > 0
-            or (self.error is not None and self.episode.backend_failures > 0)
-        )
+        episodes = self.episodes.values()
+        if attempt is None or attempt.status in ("timeout", "unresponsive") or self.rollout.status == "cancelled":
+            return f"was cut off ({attempt.status if attempt else self.rollout.status})"
+        if any(episode.missing_token_ids > 0 for episode in episodes):
+            return "has calls without token ids"
+        if not any(episode.turns for episode in episodes):
+            return f"never reached a model{f': {self.error}' if self.error else ''}"
+        if self.error is not None and any(episode.backend_failures > 0 for episode in episodes):
+            return f"failed after the model's endpoint had failed it: {self.error}"
+        for episode in episodes:
+            if (name := _not_finite(episode)) is not None:
+                return f"has a reward ({name}) that is not finite"
+        return None
 
 
 class AgentModeDaemon:
@@ -68,7 +106,7 @@ class AgentModeDaemon:
 
     Args:
         store: Where rollouts are queued and recorded.
-        adapter: Spans of a rollout -> its episode.
+        adapters: For each policy, spans of a rollout -> the policy's episode.
         seed: The run's seed; every rollout gets a seed of its own from it.
         rollout_config: Timeout and retries of each rollout.
         finished: Rollouts of an earlier, interrupted execution of this run, by key; they are not run again where
@@ -78,14 +116,14 @@ class AgentModeDaemon:
     def __init__(
         self,
         store: LightningStore,
-        adapter: EpisodeAdapter,
+        adapters: Mapping[str, EpisodeAdapter],
         *,
         seed: int,
         rollout_config: RolloutConfig,
         finished: Mapping[SampleKey, Rollout] | None = None,
     ) -> None:
         self._store = store
-        self._adapter = adapter
+        self._adapters = adapters
         self._seed = seed
         self._config = rollout_config
         self._finished = dict(finished or {})
@@ -98,6 +136,8 @@ class AgentModeDaemon:
         mode: RolloutMode,
         step: int,
         resources_id: str,
+        draws: Sequence[int] | None = None,
+        greedy: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Sample]:
         """Run every task `n` times and wait for all of them.
@@ -108,12 +148,19 @@ class AgentModeDaemon:
             mode: `train` or `val`; the gateway samples accordingly.
             step: Training step that the rollouts belong to.
             resources_id: Resources that the agents use.
+            draws: How often the step had drawn each task before; default never.
+            greedy: Run one more rollout of each task, sampled greedily.
             on_progress: Called with (finished, all).
 
         Returns:
-            One sample a rollout, sorted by task (in the order given) and sample.
+            One sample a rollout, sorted by task (in the order given) and sample, a greedy one last.
         """
-        keys: list[SampleKey] = [(mode, step, index, sample) for index, _ in tasks for sample in range(n)]
+        places = {
+            (mode, step, index, number): draw
+            for (index, _), draw in zip(tasks, draws or [0] * len(tasks), strict=True)
+            for number in [*range(draw * n, (draw + 1) * n), *([-1 - draw] if greedy else [])]
+        }
+        keys: list[SampleKey] = list(places)
         inputs = dict(tasks)
         ids = {key: known.rollout_id for key in keys if (known := self._known(key, inputs[key[2]])) is not None}
         missing = [key for key in keys if key not in ids]
@@ -125,7 +172,15 @@ class AgentModeDaemon:
             raise DatasetError(f"a task can't be stored: {error}; tasks are JSON values") from error
         ids |= {key: rollout.rollout_id for key, rollout in zip(missing, queued, strict=True)}
         rollouts = await self._wait([ids[key] for key in keys], on_progress)
-        return await self._samples([(key, rollouts[ids[key]]) for key in keys])
+        return await self._samples([(key, rollouts[ids[key]]) for key in keys], places)
+
+    async def recall(self, rollout_ids: Sequence[str]) -> list[Sample]:
+        """Samples of earlier steps, by the ids of their rollouts; those that the store no longer has are left out."""
+        if not rollout_ids:
+            return []
+        found = {rollout.rollout_id: rollout for rollout in await self._store.query_rollouts(rollout_id_in=rollout_ids)}
+        known = [(_key(rollout), rollout) for rollout in map(found.get, rollout_ids) if rollout is not None]
+        return await self._samples(known, {key: 0 for key, _ in known})
 
     def _known(self, key: SampleKey, task: Any) -> Rollout | None:
         """The rollout of an interrupted execution that this one would repeat."""
@@ -138,12 +193,11 @@ class AgentModeDaemon:
 
     def _request(self, key: SampleKey, task: Any, mode: RolloutMode, resources_id: str) -> EnqueueRolloutRequest:
         _, step, index, sample = key
+        metadata: dict[str, Any] = {"step": step, "task": index, "sample": sample, "seed": self._seed_of(key)}
+        if sample < 0:
+            metadata["sampling"] = GREEDY
         return EnqueueRolloutRequest(
-            input=task,
-            mode=mode,
-            resources_id=resources_id,
-            config=self._config,
-            metadata={"step": step, "task": index, "sample": sample, "seed": self._seed_of(key)},
+            input=task, mode=mode, resources_id=resources_id, config=self._config, metadata=metadata
         )
 
     async def _wait(self, rollout_ids: list[str], on_progress: Callable[[int, int], None] | None) -> dict[str, Rollout]:
@@ -157,7 +211,7 @@ class AgentModeDaemon:
                 on_progress(len(done), len(rollout_ids))
         return done
 
-    async def _samples(self, finished: list[tuple[SampleKey, Rollout]]) -> list[Sample]:
+    async def _samples(self, finished: list[tuple[SampleKey, Rollout]], draws: Mapping[SampleKey, int]) -> list[Sample]:
         attempts = [
             (rollout.rollout_id, rollout.attempt.attempt_id)
             for _, rollout in finished
@@ -166,15 +220,27 @@ class AgentModeDaemon:
         spans = await self._store.query_many_spans(attempts)
         return [
             Sample(
-                task=index,
-                sample=sample,
+                task=key[2],
+                sample=key[3],
                 rollout=rollout,
-                episode=self._adapter(spans.get(rollout.rollout_id, []), rollout.rollout_id),
+                episodes={
+                    name: adapter(spans.get(rollout.rollout_id, []), rollout.rollout_id)
+                    for name, adapter in self._adapters.items()
+                },
                 error=_error(rollout),
                 called=any(LLM_CALL_NUMBER in span.attributes for span in spans.get(rollout.rollout_id, [])),
+                draw=draws[key],
+                greedy=key[3] < 0,
             )
-            for (_, _, index, sample), rollout in finished
+            for key, rollout in finished
         ]
+
+
+def _not_finite(episode: Episode) -> str | None:
+    """What among an episode's rewards is NaN or infinite."""
+    known = {"the final one": episode.reward, **episode.rewards}
+    known |= {f"of turn {number}": turn.reward for number, turn in enumerate(episode.turns)}
+    return next((name for name, value in known.items() if value is not None and not math.isfinite(value)), None)
 
 
 def _error(rollout: Rollout) -> str | None:
@@ -202,9 +268,14 @@ async def finished_rollouts(
     """
     usable: dict[SampleKey, Rollout] = {}
     for rollout in await store.query_rollouts(status_in=["succeeded"]):
-        at = rollout.metadata or {}
-        if rollout.mode is None or not {"step", "task", "sample", "seed"} <= at.keys():
+        if rollout.mode is None or not {"step", "task", "sample", "seed"} <= (rollout.metadata or {}).keys():
             continue
-        if at["step"] > after_step and (until_step is None or at["step"] <= until_step):
-            usable[(rollout.mode, at["step"], at["task"], at["sample"])] = rollout
+        key = _key(rollout)
+        if key[1] > after_step and (until_step is None or key[1] <= until_step):
+            usable[key] = rollout
     return usable
+
+
+def _key(rollout: Rollout) -> SampleKey:
+    at = rollout.metadata or {}
+    return str(rollout.mode), at["step"], at["task"], at["sample"]

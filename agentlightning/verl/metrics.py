@@ -1,79 +1,276 @@
-"""Metrics of a step under verl's names (and, where verl has none, Agent-Lightning's)."""
+"""Metrics of a step under verl's names (and, where verl has none, Agent-Lightning's).
+
+Small functions over plain numbers; the loop in `trainer` and `policy` calls them. A statistic of nothing is left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from agentlightning.types import Episode
 
 from .daemon import Sample
 from .rows import Scored
+from .validation import answer_values, interval, source_of, validation_metrics
+
+__all__ = [
+    "gap_metrics",
+    "interval",
+    "length_metrics",
+    "overlong_metrics",
+    "policy_metrics",
+    "seqlen_metrics",
+    "staleness_metrics",
+    "stats",
+    "step_metrics",
+    "throughput_metrics",
+    "timing_per_token",
+    "val_metrics",
+    "validation_metrics",
+]
 
 
-def train_metrics(
-    samples: Sequence[Sample], groups: Sequence[Sequence[Scored]], *, dropped_groups: int
+def stats(name: str, values: ArrayLike) -> dict[str, float]:
+    """`<name>/{mean,max,min}` of any numbers; empty where there are none."""
+    x = np.asarray(values, np.float64)
+    return (
+        {f"{name}/mean": float(x.mean()), f"{name}/max": float(x.max()), f"{name}/min": float(x.min())}
+        if x.size
+        else {}
+    )
+
+
+def gap_metrics(rollout_logprobs: ArrayLike, actor_logprobs: ArrayLike) -> dict[str, float]:
+    """How far sampler and learner disagree on the probabilities of the sampled tokens.
+
+    `training/rollout_probs_diff_{valid,max,mean,std}` of the absolute differences, and
+    `training/rollout_actor_probs_pearson_corr`, which is 1 where they agree, and where nothing varies.
+
+    Args:
+        rollout_logprobs: (N,) log-probs of the trained tokens as the engine recorded them.
+        actor_logprobs: (N,) as a fresh forward of the same weights gives them.
+    """
+    sampled, learnt = (np.exp(np.asarray(x, np.float64)) for x in (rollout_logprobs, actor_logprobs))
+    if not sampled.size:
+        return {"training/rollout_probs_diff_valid": 0.0}
+    gap = np.abs(sampled - learnt)
+    deviations = sampled.std() * learnt.std()
+    correlation = (
+        float(np.mean((sampled - sampled.mean()) * (learnt - learnt.mean())) / deviations) if deviations else 1.0
+    )
+    prefix = "training/rollout_probs_diff"
+    return {
+        f"{prefix}_valid": 1.0,
+        f"{prefix}_max": float(gap.max()),
+        f"{prefix}_mean": float(gap.mean()),
+        f"{prefix}_std": float(gap.std(ddof=1)) if gap.size > 1 else 0.0,
+        "training/rollout_actor_probs_pearson_corr": correlation,
+    }
+
+
+def length_metrics(
+    prompt_lengths: ArrayLike, response_lengths: ArrayLike, *, cut_off: ArrayLike, max_prompt: int | None = None
+) -> dict[str, float]:
+    """`prompt_length/*`, `response_length/*`, `response_length_non_aborted/*` and `response/aborted_ratio`.
+
+    Args:
+        prompt_lengths: (C,) tokens of each call's prompt.
+        response_lengths: (C,) tokens of its response; 0 is an aborted one.
+        cut_off: (C,) whether the response ended at the limit: `response_length/clip_ratio`.
+        max_prompt: The longest prompt, for `prompt_length/clip_ratio`.
+    """
+    prompts, responses = np.asarray(prompt_lengths, np.float64), np.asarray(response_lengths, np.float64)
+    if not responses.size:
+        return {}
+    metrics = stats("prompt_length", prompts) | stats("response_length", responses)
+    metrics |= stats("response_length_non_aborted", responses[responses > 0])
+    metrics["response_length/clip_ratio"] = float(np.mean(np.asarray(cut_off, np.float64)))
+    metrics["response/aborted_ratio"] = float(np.mean(responses == 0))
+    if max_prompt is not None:
+        metrics["prompt_length/clip_ratio"] = float(np.mean(prompts >= max_prompt))
+    return metrics
+
+
+def seqlen_metrics(given: ArrayLike, balanced: ArrayLike | None = None) -> dict[str, float]:
+    """`global_seqlen/{min,max,minmax_diff,balanced_min,balanced_max,mean}`: how evenly workers are loaded.
+
+    Args:
+        given: (W,) tokens of each worker's share as the rollouts came.
+        balanced: (W,) tokens of each worker's share as it was handed out; `None`: the same.
+    """
+    before = np.asarray(given, np.float64)
+    after = before if balanced is None else np.asarray(balanced, np.float64)
+    return {
+        "global_seqlen/min": float(before.min()),
+        "global_seqlen/max": float(before.max()),
+        "global_seqlen/minmax_diff": float(before.max() - before.min()),
+        "global_seqlen/balanced_min": float(after.min()),
+        "global_seqlen/balanced_max": float(after.max()),
+        "global_seqlen/mean": float(before.mean()),
+    }
+
+
+def throughput_metrics(tokens: float, seconds: float, workers: int = 1) -> dict[str, float]:
+    """`perf/{total_num_tokens,time_per_step,throughput}`.
+
+    Args:
+        tokens: Of all prompts and responses of the step.
+        seconds: That the step took.
+        workers: GPUs, or 1.
+    """
+    return {
+        "perf/total_num_tokens": float(tokens),
+        "perf/time_per_step": float(seconds),
+        "perf/throughput": float(tokens / seconds / workers),
+    }
+
+
+def timing_per_token(timings: Mapping[str, float], *, response_tokens: float, all_tokens: float) -> dict[str, float]:
+    """`timing_per_token_ms/*` for the phases that `timings` has.
+
+    Args:
+        timings: Metrics of the step with `timing_s/<phase>` in seconds.
+        response_tokens: Tokens that were sampled: what `gen` is divided by.
+        all_tokens: Tokens of prompts and responses: what the others are divided by.
+    """
+    of = dict.fromkeys(("ref", "values", "adv", "update_critic", "update_actor"), all_tokens) | {"gen": response_tokens}
+    return {
+        f"timing_per_token_ms/{phase}": timings[f"timing_s/{phase}"] * 1000 / tokens
+        for phase, tokens in of.items()
+        if f"timing_s/{phase}" in timings and tokens
+    }
+
+
+def staleness_metrics(versions: Sequence[Sequence[int]], current: int) -> dict[str, float]:
+    """`training/off_policy/trajectory_{spans,staleness,staleness_worst}/*`.
+
+    Args:
+        versions: For each rollout the weights versions that sampled its turns.
+        current: The version that is about to be trained: 0 steps old.
+    """
+    known = [v for v in versions if len(v)]
+    prefix = "training/off_policy/trajectory"
+    return {
+        **stats(f"{prefix}_spans", [len(set(v)) for v in known]),
+        **stats(f"{prefix}_staleness", [current - max(v) for v in known]),
+        **stats(f"{prefix}_staleness_worst", [current - min(v) for v in known]),
+    }
+
+
+def overlong_metrics(penalties: ArrayLike) -> dict[str, float]:
+    """`reward/overlong_reward/*` and `reward/overlong/mean`, the share of rollouts with a penalty.
+
+    Args:
+        penalties: (R,) what overlong shaping added to each reward, 0 or less.
+    """
+    x = np.asarray(penalties, np.float64)
+    return {**stats("reward/overlong_reward", x), "reward/overlong/mean": float(np.mean(x < 0))} if x.size else {}
+
+
+# -- of a whole step ------------------------------------------------------------------------------------------------
+
+
+def step_metrics(
+    samples: Sequence[Sample], groups: Sequence[Sequence[Scored]], *, torn: int = 0, silent: int = 0
 ) -> dict[str, float]:
     """What a training step saw.
 
     Args:
         samples: All rollouts of the step.
-        groups: The groups that were trained on.
-        dropped_groups: Groups that failures tore.
+        groups: The groups that were trained on, as a policy sees them.
+        torn: Groups left out because failures tore them.
+        silent: Groups left out because their rollouts did not differ.
     """
+    episodes = [episode for sample in samples for episode in sample.episodes.values()]
     scored = [item for group in groups for item in group]
-    calls = [turn.call for item in scored for turn in item.sample.episode.turns]
-    silent = sum(1 for group in groups if len({item.reward for item in group}) == 1)
-    metrics = {
+    equal = silent + sum(len({item.reward for item in group}) == 1 for group in groups)
+    return {
         "training/n_rollouts": float(len(samples)),
         "training/n_rollouts_failed": float(sum(sample.error is not None for sample in samples)),
-        "training/n_rollouts_w_reward": float(sum(sample.episode.reward is not None for sample in samples)),
-        "training/n_groups_dropped": float(dropped_groups),
-        "training/zero_variance_groups": silent / max(len(groups), 1),
-        "training/n_prefix_breaks": float(sum(len(item.sample.episode.prefix_breaks) for item in scored)),
-        "training/n_calls_without_token_ids": float(sum(sample.episode.missing_token_ids for sample in samples)),
-        "training/n_calls_failed_by_backend": float(sum(sample.episode.backend_failures for sample in samples)),
-        "training/n_calls_retokenized": float(sum(sample.episode.retokenized for sample in samples)),
-        "training/n_rows": float(sum(len(item.sample.episode.trajectories) for item in scored)),
-        "perf/total_num_tokens": float(
-            sum(len(row.token_ids) for item in scored for row in item.sample.episode.trajectories)
-        ),
+        "training/n_rollouts_w_reward": float(sum(sample.reward is not None for sample in samples)),
+        "training/n_groups_dropped": float(torn),
+        "training/n_groups_silent": float(silent),
+        "training/zero_variance_groups": equal / max(len(groups) + silent, 1),
+        "training/n_calls_without_token_ids": float(sum(episode.missing_token_ids for episode in episodes)),
+        "training/n_calls_failed_by_backend": float(sum(episode.backend_failures for episode in episodes)),
+        "training/n_calls_retokenized": float(sum(episode.retokenized for episode in episodes)),
+        **stats("critic/score", [item.reward for item in scored if _responded(item.sample)]),
     }
-    metrics |= _stats("critic/score", [item.reward for item in scored])
-    metrics |= _stats("critic/advantages", [a for item in scored for a in item.advantages if a is not None])
-    metrics |= _stats("response_length", [len(call.response_ids) for call in calls])
-    metrics |= _stats("prompt_length", [len(call.prompt_ids) for call in calls])
-    metrics |= _stats("num_turns", [len(item.sample.episode.turns) for item in scored])
-    metrics["response_length/clip_ratio"] = _mean([call.finish_reason == "length" for call in calls])
-    return metrics
 
 
-def val_metrics(samples: Sequence[Sample], fill: float) -> dict[str, float]:
-    """What a validation saw: `val/reward` is the mean final reward, a missing one counted as `fill`."""
-    rewards = [fill if sample.episode.reward is None else sample.episode.reward for sample in samples]
-    metrics = {
+def policy_metrics(groups: Sequence[Sequence[Scored]], version: int) -> dict[str, float]:
+    """What a policy did in a training step.
+
+    Args:
+        groups: The groups that it is trained on.
+        version: That its weights have before they are trained.
+    """
+    scored = [item for group in groups for item in group]
+    calls = [turn.call for item in scored for turn in item.episode.turns]
+    return {
+        "training/n_rows": float(sum(len(item.episode.trajectories) for item in scored)),
+        "training/n_prefix_breaks": float(sum(len(item.episode.prefix_breaks) for item in scored)),
+        "perf/total_num_tokens": float(sum(len(row.token_ids) for item in scored for row in item.episode.trajectories)),
+        **length_metrics(
+            [len(call.prompt_ids) for call in calls],
+            [len(call.response_ids) for call in calls],
+            cut_off=[call.finish_reason == "length" for call in calls],
+        ),
+        **stats("num_turns", [len(item.episode.turns) for item in scored]),
+        **staleness_metrics([[turn.call.weights_version for turn in item.episode.turns] for item in scored], version),
+    }
+
+
+def val_metrics(
+    samples: Sequence[Sample], fill: float, shape: Callable[[Episode], float] | None = None
+) -> dict[str, float]:
+    """What a validation saw: `val/reward` is the mean final reward; one that is missing or no number counts as `fill`.
+
+    Beside it verl's own names, see `validation_metrics`. Variables are `reward`, and every other dimension that the
+    agent's rewards had; the vote for `maj@k` is the label `pred`.
+
+    Args:
+        samples: Rollouts of one validation.
+        fill: Reward of a rollout that gave none.
+        shape: What is added to each reward, such as the penalty for its length; logged as `overlong_reward`.
+    """
+    episodes = [sample.episode for sample in samples]
+    added = [0.0 if shape is None else shape(episode) for episode in episodes]
+    rewards = [
+        (fill if episode.reward is None or not isfinite(episode.reward) else episode.reward) + penalty
+        for episode, penalty in zip(episodes, added, strict=True)
+    ]
+    dimensions = [{k: v for k, v in episode.rewards.items() if isfinite(v)} for episode in episodes]
+    values = answer_values(rewards, dimensions)
+    if shape is not None:
+        values |= {"overlong_reward": [*added], "overlong": [float(penalty < 0) for penalty in added]}
+    turns = [len(episode.turns) for episode in episodes]
+    return {
         "val/reward": _mean(rewards),
         "val/n_rollouts": float(len(samples)),
         "val/n_rollouts_failed": float(sum(sample.error is not None for sample in samples)),
-        "val/turn_count": _mean([len(sample.episode.turns) for sample in samples]),
+        "val/turn_count": _mean(turns),
         "val/mean_response_length": _mean(
-            [len(turn.call.response_ids) for sample in samples for turn in sample.episode.turns]
+            [len(turn.call.response_ids) for episode in episodes for turn in episode.turns]
+        ),
+        **stats("val-aux/num_turns", turns),
+        **validation_metrics(
+            [source_of(sample.rollout.input) for sample in samples],
+            [sample.task for sample in samples],
+            values,
+            pred=[episode.labels.get("pred") for episode in episodes],
+            fill=fill,
         ),
     }
-    n = 1 + max((sample.sample for sample in samples), default=0)
-    by_source: dict[str, list[float]] = {}
-    for sample, reward in zip(samples, rewards, strict=True):
-        task = sample.rollout.input
-        source = str(task.get("data_source", "unknown")) if isinstance(task, dict) else "unknown"
-        by_source.setdefault(source, []).append(reward)
-    metrics |= {f"val-core/{source}/reward/mean@{n}": _mean(values) for source, values in by_source.items()}
-    return metrics
+
+
+def _responded(sample: Sample) -> bool:
+    return any(len(turn.call.response_ids) for episode in sample.episodes.values() for turn in episode.turns)
 
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else 0.0
-
-
-def _stats(name: str, values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    return {f"{name}/mean": _mean(values), f"{name}/max": float(max(values)), f"{name}/min": float(min(values))}

@@ -1,118 +1,113 @@
-"""From the samples of a step to mini-batches of rows: groups, credit, advantages, weights.
+"""From the samples of a step to mini-batches of rows: groups, credit, weights.
 
 Pure functions over plain data. A group (all rollouts of one task) is whole or dropped whole; a rollout weighs the
-same however many rows it became.
+same however many rows it became. Advantages come in between, from `estimate`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from agentlightning.credit import CreditRule, is_relative
-from agentlightning.learner.advantages import compute_advantages
+from agentlightning.credit import CreditRule
 from agentlightning.learner.batch import Row
-from agentlightning.learner.losses import token_weights, vanishes_without_advantage
+from agentlightning.learner.losses import turn_weights
 from agentlightning.types import Episode, TrainingError
-from agentlightning.types.tokens import Bool, Float32
+from agentlightning.types.tokens import Float32, Int32
 
-from .config import VerlConfig
 from .daemon import Sample
-from .tasks import stable_seed
+
+if TYPE_CHECKING:
+    from .experience import Experience
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """A rollout with its reward and what each of its turns earned."""
+    """A rollout as one policy sees it: its reward, and what each of the policy's turns earned."""
 
     sample: Sample
+    episode: Episode
     reward: float
-    advantages: list[float | None]
+    earned: list[float | None]
     """One number a turn; `None`: the turn is not trained."""
+    penalty: float = 0.0
+    """What overlong shaping took from the reward."""
 
     @property
-    def trained_tokens(self) -> int:
-        """Tokens of the turns that are trained, as far as they are in a trajectory."""
-        return sum(
-            len(call.response_ids)
-            for trajectory in self.sample.episode.trajectories
-            for turn, call in trajectory.calls.items()
-            if self.advantages[turn] is not None
-        )
+    def score(self) -> float | None:
+        """What the rollout counts in its group: the mean over its turns (under the default rule its final reward).
+
+        So a rollout of ten turns does not count ten times. `None`: no turn earned anything. A rollout without a turn
+        of this policy counts with its reward.
+        """
+        if not self.earned:
+            return self.reward
+        known = [value for value in self.earned if value is not None]
+        if not known:
+            return None
+        # Of equal values exactly that value, which a sum and a division can miss by an ulp.
+        return known[0] if all(value == known[0] for value in known) else float(np.mean(known))
 
 
 def whole_groups(samples: Sequence[Sample]) -> tuple[list[list[Sample]], int]:
-    """Samples by task, in order, without groups that hold a torn rollout; and how many groups were dropped."""
-    groups: dict[int, list[Sample]] = {}
+    """Samples by group, in order, without groups that hold a torn rollout; and how many groups were dropped."""
+    groups: dict[tuple[int, int], list[Sample]] = {}
     for sample in samples:
-        groups.setdefault(sample.task, []).append(sample)
+        groups.setdefault(sample.group, []).append(sample)
     whole = [group for group in groups.values() if not any(sample.torn for sample in group)]
     return whole, len(groups) - len(whole)
 
 
-def score(groups: Sequence[Sequence[Sample]], config: VerlConfig, credit: CreditRule) -> list[list[Scored]]:
-    """Advantages of each turn.
+def score(
+    groups: Sequence[Sequence[Sample]],
+    policy: str,
+    credit: CreditRule,
+    *,
+    fill: float = 0.0,
+    shape: Callable[[Episode], float] | None = None,
+) -> list[list[Scored]]:
+    """What each turn of a policy earned.
 
-    The credit rule says what each turn of a rollout earned. A rollout's score is the mean over its turns (under the
-    default rule its final reward); the estimator makes advantages of these scores, one a rollout, so that a rollout
-    of ten turns does not count ten times in its group. A turn that earned more or less than its rollout's score is
-    moved by the difference, in units of the group's spread. The numbers of a rule that is `relative` are advantages
-    already and stay as they are.
+    Args:
+        groups: Whole groups of rollouts.
+        policy: Whose turns.
+        credit: The rule.
+        fill: Reward of a rollout that gave none.
+        shape: What is added to the final reward of an episode, such as the penalty for its length.
 
     Raises:
         TrainingError: the rule returned something else than one finite number or `None` a turn.
     """
-    fill = config.agentlightning.reward_fillna_value
-    samples = [sample for group in groups for sample in group]
-    episodes = [[_with_reward(sample.episode, fill) for sample in group] for group in groups]
-    rewards = [fill if s.episode.reward is None else s.episode.reward for s in samples]
-    earned = [_earned(credit, episode, group) for group in episodes for episode in group]
-    if is_relative(credit):
-        return _by_task(map(Scored, samples, rewards, earned))
-    # A rollout whose turns all earned `None` is not trained; a label of its own keeps it out of its group's statistics.
-    scores = np.array([_mean([v for v in turns if v is not None]) for turns in earned])
-    labels = [
-        (s.task, None if any(v is not None for v in turns) else number)
-        for number, (s, turns) in enumerate(zip(samples, earned, strict=True))
-    ]
-    advantages, _ = compute_advantages(
-        config.algorithm.adv_estimator,
-        token_level_rewards=torch.from_numpy(scores)[:, None],
-        response_mask=torch.ones(len(samples), 1, dtype=torch.float64),
-        index=labels,
-        config=config.algorithm.model_dump(),
-    )
-    spread = _spread(scores, labels) if config.algorithm.norm_adv_by_std_in_grpo else np.ones(len(samples))
-    return _by_task(
-        Scored(
-            sample,
-            reward,
-            [None if v is None else float(advantage + (v - own) / unit) for v in turns],
+    result: list[list[Scored]] = []
+    for group in groups:
+        penalties = [0.0 if shape is None else shape(sample.episodes[policy]) for sample in group]
+        episodes = [
+            _with_reward(sample.episodes[policy], fill, added) for sample, added in zip(group, penalties, strict=True)
+        ]
+        result.append(
+            [
+                Scored(sample, episode, float(episode.reward or 0.0), _earned(credit, episode, episodes), added)
+                for sample, episode, added in zip(group, episodes, penalties, strict=True)
+            ]
         )
-        for sample, reward, turns, own, advantage, unit in zip(
-            samples, rewards, earned, scores, advantages[:, 0].tolist(), spread, strict=True
-        )
-    )
+    return result
 
 
-def _by_task(scored: Iterable[Scored]) -> list[list[Scored]]:
-    by_task: dict[int, list[Scored]] = {}
-    for item in scored:
-        by_task.setdefault(item.sample.task, []).append(item)
-    return list(by_task.values())
-
-
-def _with_reward(episode: Episode, fill: float) -> Episode:
-    """The episode with `fill` where the agent gave no reward: as the final one, which is also the last turn's."""
-    if episode.reward is not None:
+def _with_reward(episode: Episode, fill: float, added: float) -> Episode:
+    """The episode with `fill` where the agent gave no reward, and `added` to it: also as the last turn's."""
+    if episode.reward is not None and added == 0.0:
         return episode
-    turns = [*episode.turns[:-1], *(dataclasses.replace(turn, reward=fill) for turn in episode.turns[-1:])]
-    return dataclasses.replace(episode, reward=fill, turns=turns)
+    reward = (fill if episode.reward is None else episode.reward) + added
+    turns = list(episode.turns)
+    if turns:
+        last = turns[-1]
+        own = reward if episode.reward is None else None if last.reward is None else last.reward + added
+        turns[-1] = dataclasses.replace(last, reward=own)
+    return dataclasses.replace(episode, reward=reward, turns=turns)
 
 
 def _earned(credit: CreditRule, episode: Episode, group: Sequence[Episode]) -> list[float | None]:
@@ -126,75 +121,69 @@ def _earned(credit: CreditRule, episode: Episode, group: Sequence[Episode]) -> l
     return [None if v is None else float(v) for v in earned]
 
 
-def _mean(values: list[float]) -> float:
-    """The mean; of equal values exactly that value, which a sum and a division can miss by an ulp."""
-    if not values:
-        return 0.0
-    return values[0] if all(value == values[0] for value in values) else float(np.mean(values))
+def mini_batches(
+    experience: Experience,
+    *,
+    size: int,
+    loss_agg_mode: str,
+    loss_scale_factor: float | None = None,
+    shuffle_seed: int | None = None,
+    keep_silent: bool = True,
+    kept: Sequence[np.ndarray] | None = None,
+    groups: Sequence[Sequence[int]] | None = None,
+) -> list[list[Row]]:
+    """Rows of each mini-batch of `size` groups, with their `weights`, ready for `Learner.update`.
 
+    Weights are computed over all rollouts of the mini-batch, before anything is left out.
 
-def _spread(scores: np.ndarray, labels: Sequence[Hashable]) -> np.ndarray:
-    """(B,) the group's sample standard deviation, 1 where it is 0 or the group is of one."""
-    result = np.ones(len(labels))
-    for label in set(labels):
-        members = [i for i, other in enumerate(labels) if other == label]
-        if len(members) > 1 and (deviation := float(np.std(scores[members], ddof=1))) > 0:
-            result[members] = deviation
-    return result
-
-
-def mini_batches(groups: Sequence[Sequence[Scored]], config: VerlConfig, step: int) -> list[list[Row]]:
-    """Rows of each mini-batch of `ppo_mini_batch_size` groups, ready for `Learner.update`.
-
-    Weights are computed over all rollouts of the mini-batch. Rows whose advantages are all zero are then left out
-    where they have no gradient (no entropy bonus, a loss proportional to the advantage): they only cost time.
+    Args:
+        experience: Rows with their columns.
+        size: Groups of a mini-batch.
+        loss_agg_mode, loss_scale_factor: How token losses become one number, see `losses.turn_weights`.
+        shuffle_seed: Seed of the order of groups; `None`: as they come.
+        keep_silent: Whether rows whose advantages are all zero are kept. Where they have no gradient they only cost
+            time.
+        kept: (N,) for each row: tokens that rollout correction kept; the others weigh nothing.
+        groups: Numbers of the rollouts that stay together; default those of each task.
     """
-    actor = config.actor_rollout_ref.actor
-    size = min(actor.ppo_mini_batch_size, max(len(groups), 1))
-    if actor.shuffle:
-        order = np.random.default_rng(stable_seed(actor.data_loader_seed, "mini-batches", step)).permutation(
-            len(groups)
-        )
-        groups = [groups[i] for i in order]
-    keep_silent = actor.entropy_coeff != 0.0 or not vanishes_without_advantage(actor.policy_loss.loss_mode)
+    order = list(_by_task(experience) if groups is None else groups)
+    if shuffle_seed is not None:
+        order = [order[i] for i in np.random.default_rng(shuffle_seed).permutation(len(order))]
+    rows_of = experience.rows_of()
+    counts = [_tokens_per_turn([experience.turns[i] for i in indices]) for indices in rows_of]
     batches: list[list[Row]] = []
-    for start in range(0, len(groups), size):
-        rollouts = [item for group in groups[start : start + size] for item in group]
-        weights = token_weights(
-            actor.loss_agg_mode,
-            [item.trained_tokens for item in rollouts],
-            loss_scale_factor=actor.loss_scale_factor,
+    for start in range(0, len(order), size):
+        rollouts = [number for group in order[start : start + size] for number in group]
+        weights = turn_weights(
+            loss_agg_mode, [counts[number] for number in rollouts], loss_scale_factor=loss_scale_factor
         )
-        rows = [row for item, w in zip(rollouts, weights, strict=True) for row in _rows(item, float(w), keep_silent)]
-        if rows:
-            batches.append(rows)
+        rows = [
+            _weighed(experience.rows[i], sequence, of_turn[experience.turns[i]], None if kept is None else kept[i])
+            for sequence, (number, of_turn) in enumerate(zip(rollouts, weights, strict=True))
+            for i in rows_of[number]
+        ]
+        if moving := [row for row in rows if row.trained and (keep_silent or np.any(row.columns["advantages"]))]:
+            batches.append(moving)
     return batches
 
 
-def _rows(item: Scored, weight: float, keep_silent: bool) -> list[Row]:
-    # `turns` is -1 where nothing was sampled, which picks the element appended here.
-    of_turn = np.array([0.0 if a is None else a for a in item.advantages] + [0.0], np.float32)
-    trained = np.array([a is not None for a in item.advantages] + [False])
-    rows: list[Row] = []
-    for trajectory in item.sample.episode.trajectories:
-        turns, logprobs = trajectory.turns, trajectory.logprobs
-        mask: Bool = (turns >= 0) & trained[turns]
-        advantages: Float32 = of_turn[turns]
-        if not mask.any() or not (keep_silent or advantages[mask].any()):
-            continue
-        if np.isnan(logprobs[mask]).any() and not item.sample.episode.retokenized:
-            raise TrainingError(
-                f"rollout {item.sample.rollout.rollout_id} has tokens without log-probs: what sampled them "
-                "returns none, so there is no policy ratio; serve the model with the native engine"
-            )
-        end = int(np.flatnonzero(mask)[-1]) + 1  # nothing after the last trained token can reach the loss
-        rows.append(
-            Row(
-                token_ids=trajectory.token_ids[:end],
-                mask=mask[:end],
-                weights=np.full(end, weight, np.float32),
-                old_logprobs=logprobs[:end],
-                advantages=advantages[:end],
-            )
-        )
-    return rows
+def _by_task(experience: Experience) -> Iterable[list[int]]:
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, item in enumerate(experience.rollouts):
+        groups.setdefault(item.sample.group, []).append(number)
+    return groups.values()
+
+
+def _tokens_per_turn(turns: Sequence[Int32]) -> list[int]:
+    """Trained tokens of each turn of a rollout, from the turns of the tokens in its rows."""
+    return np.bincount(np.concatenate(turns)).tolist() if turns else []
+
+
+def _weighed(row: Row, sequence: int, weights: Float32, kept: np.ndarray | None) -> Row:
+    """The row with its tokens' weights, and without those that were not kept."""
+    if kept is None or kept.all():
+        return Row(row.token_ids, row.mask, {**row.columns, "weights": weights}, sequence)
+    mask = row.mask.copy()
+    mask[mask] = kept
+    columns = {name: column[kept] for name, column in {**row.columns, "weights": weights}.items()}
+    return Row(row.token_ids, mask, columns, sequence)

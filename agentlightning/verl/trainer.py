@@ -1,10 +1,11 @@
 """`AgentLightningTrainer`: the reinforcement-learning loop, synchronous, top to bottom in `fit`.
 
-    for each step:  tasks -> rollouts (daemon, store, runners, gateway, engine)
-                    -> episodes -> groups -> advantages -> rows (rows.py) -> Learner.update -> next weights version
+    for each step:  tasks -> rollouts (collect: daemon, store, runners, gateway, engine)
+                    -> groups -> what each turn earned (rows) -> log-probs, advantages, new weights (policy)
 
-Called by `algorithm.verl.VERL`. Everything it decides is a function of (config, seed, step), so a killed run goes on
-from its last checkpoint and, on a CPU in fp32, writes the metrics that an uninterrupted run would have written.
+Called by `algorithm.verl.VERL`. Everything it decides is a function of (config, seed, step) and of what was rolled out,
+so a killed run goes on from its last checkpoint and, on a CPU in fp32, writes the metrics that an uninterrupted run
+would have written.
 """
 
 from __future__ import annotations
@@ -14,20 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agentlightning.adapter import EpisodeAdapter
 from agentlightning.credit import CreditRule
-from agentlightning.inference.engine import Engine
-from agentlightning.learner.batch import Row
+from agentlightning.learner.advantages import requirements
 from agentlightning.learner.checkpoint import TRACKER, latest_checkpoint, load_checkpoint, save_checkpoint
-from agentlightning.learner.learner import Learner, OptimizerConfig
-from agentlightning.learner.objectives import Policy
-from agentlightning.learner.schedule import Schedule
 from agentlightning.report.metrics import MetricsLogger
 from agentlightning.report.progress import Progress
 from agentlightning.store.base import LightningStore
@@ -39,13 +33,14 @@ from agentlightning.types import (
     RunExistsError,
     TrainingError,
 )
-from agentlightning.types.tokens import Float32
 
+from .collect import Collected, Collector, shaping
 from .config import VerlConfig
 from .daemon import AgentModeDaemon, Sample, finished_rollouts
+from .deploy import Served, make_policy
 from .metrics import train_metrics, val_metrics
-from .rows import mini_batches, score, whole_groups
-from .tasks import TaskOrder
+from .rows import Scored, score
+from .tasks import TaskOrder, task_order
 
 logger = logging.getLogger(__name__)
 
@@ -53,24 +48,15 @@ MAX_FAILED_STEPS = 2
 """Steps in a row in which no group could be trained because of failures, after which the run stops."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """What the loop trains and where the agents find it."""
-
-    engine: Engine
-    model: Any
-    tokenizer: Any
-    resources: NamedResources
-
-
 class AgentLightningTrainer:
-    """Trains one policy on an agent's rollouts.
+    """Trains one policy, or several, on an agent's rollouts.
 
     Args:
         config: verl's keys, resolved.
         store: Rollouts go out and come back through it.
-        deployment: The model, the engine that serves it, and the resources that name its endpoint.
-        adapter: Spans of a rollout -> its episode.
+        served: The models and their engines, by policy.
+        resources: What agents are given; it names the policies' endpoints.
+        adapters: For each policy, spans of a rollout -> the policy's episode.
         credit: What each turn of an episode earned.
         run_dir: Checkpoints and metrics go here; `None` keeps neither.
         resume: Go on with what `run_dir` and the store hold.
@@ -83,8 +69,9 @@ class AgentLightningTrainer:
         config: VerlConfig,
         *,
         store: LightningStore,
-        deployment: Deployment,
-        adapter: EpisodeAdapter,
+        served: Mapping[str, Served],
+        resources: NamedResources,
+        adapters: Mapping[str, EpisodeAdapter],
         credit: CreditRule,
         run_dir: Path | None,
         resume: bool = False,
@@ -93,8 +80,9 @@ class AgentLightningTrainer:
     ) -> None:
         self.config = config
         self.store = store
-        self.deployment = deployment
-        self.adapter = adapter
+        self.served = served
+        self.resources = resources
+        self.adapters = adapters
         self.credit = credit
         self.run_dir = run_dir
         self.resume = resume
@@ -120,17 +108,17 @@ class AgentLightningTrainer:
         trainer = self.config.trainer
         check_datasets(self.config, train_dataset, val_dataset)
         tasks = train_dataset if train_dataset is not None else []
-        order = TaskOrder(
-            max(len(tasks), 1),
-            self.config.data.train_batch_size,
-            seed=self.config.data.seed,
-            shuffle=self.config.data.shuffle,
-        )
-        total = 0 if trainer.val_only else self._total_steps(order.steps_per_epoch)
-        self.learner = self._make_learner(total)
-        done = self._restore()
+        self.order = self._task_order(len(tasks))
+        total = 0 if trainer.val_only else self._total_steps(len(tasks))
+        self.policies = {
+            name: make_policy(name, self.config, own, self.served[name], self.credit, total)
+            for name, own in self.config.policies().items()
+        }
+        done, state = self._restore()
         self.daemon = await self._make_daemon(done)
-        self.resources_id = (await self.store.update_resources("rs-verl", self.deployment.resources)).resources_id
+        self.collector = Collector(self.config, self.daemon, self.order, tasks, greedy=self._needs_baselines())
+        self._take_up(state)
+        self.resources_id = (await self.store.update_resources("rs-verl", self.resources)).resources_id
         with (
             MetricsLogger(
                 self.run_dir, trainer.logger, project=trainer.project_name, experiment=trainer.experiment_name
@@ -144,86 +132,70 @@ class AgentLightningTrainer:
                     first |= await self._validate(done, val_dataset)
                 self._log(done, first)
             for step in range(done + 1, total + 1):
-                metrics = await self._train_step(step, order, tasks, val_dataset, last=step == total)
+                metrics = await self._train_step(step, val_dataset, last=step == total)
                 # Metrics first: a kill in between repeats the step, the other way round its line would be lost.
                 self._log(step, metrics)
                 if step == total or _due(step, trainer.save_freq):
                     self._save(step)
 
-    async def _train_step(
-        self, step: int, order: TaskOrder, tasks: Dataset[Any], val_dataset: Dataset[Any] | None, *, last: bool
-    ) -> dict[str, float]:
+    async def _train_step(self, step: int, val_dataset: Dataset[Any] | None, *, last: bool) -> dict[str, float]:
         trainer = self.config.trainer
         metrics: dict[str, float] = {}
         started = time.perf_counter()
         with self._timed(metrics, "gen"):
-            samples = await self._roll_out(step, [(index, tasks[index]) for index in order.batch(step)])
-        with self._timed(metrics, "adv"):
-            whole, dropped = whole_groups(samples)
-            groups = score(whole, self.config, self.credit)
-            batches = mini_batches(groups, self.config, step)
-        self._give_up_if_everything_fails(samples, usable=len(whole), last=last)
-        with self._timed(metrics, "update_actor"):
-            metrics |= self._update(batches)
-        await self.store.update_resources(self.resources_id, self.deployment.resources)
-        metrics |= train_metrics(samples, groups, dropped_groups=dropped)
+            collected = await self.collector.collect(step, self.resources_id, self.progress.phase(step, "rollouts"))
+        self._give_up_if_everything_fails(collected, last=last)
+        metrics |= self._learn(collected, step)
+        await self.store.update_resources(self.resources_id, self.resources)
         if val_dataset is not None and (last or _due(step, trainer.test_freq)) and trainer.test_freq != 0:
             with self._timed(metrics, "testing"):
                 metrics |= await self._validate(step, val_dataset)
-        metrics |= {"training/global_step": step, "training/epoch": (step - 1) // order.steps_per_epoch}
+        self._dump(trainer.rollout_data_dir, step, collected.samples)
+        metrics["training/global_step"] = step
+        metrics["training/epoch"] = (self.collector.drawn - 1) // self.order.steps_per_epoch
         metrics["timing_s/step"] = time.perf_counter() - started
-        return metrics | self._save_time
+        return metrics | speed_metrics(metrics) | self._save_time
 
-    async def _roll_out(self, step: int, tasks: list[tuple[int, Any]]) -> list[Sample]:
-        """All rollouts of a step, `data.gen_batch_size` tasks at a time."""
-        size = self.config.data.gen_batch_size or len(tasks)
-        samples: list[Sample] = []
-        for start in range(0, len(tasks), size):
-            samples += await self.daemon.run_batch(
-                tasks[start : start + size],
-                n=self.config.actor_rollout_ref.rollout.n,
-                mode="train",
-                step=step,
-                resources_id=self.resources_id,
-                on_progress=self.progress.phase(step, "rollouts"),
+    def _learn(self, collected: Collected, step: int) -> dict[str, float]:
+        """Every policy learns from its own turns. One policy's metrics keep verl's names, several have prefixes."""
+        result: dict[str, float] = {}
+        for name, policy in self.policies.items():
+            prefix = f"{name}/" if len(self.policies) > 1 else ""
+            metrics = self._learn_policy(policy, collected, step)
+            result |= {key if key.startswith(_OF_THE_STEP) else prefix + key: value for key, value in metrics.items()}
+        for sample in collected.samples:
+            if not sample.torn:
+                self.order.record(sample.task, self._reward(sample))
+        return result
+
+    def _learn_policy(self, policy: PolicyRun, collected: Collected, step: int) -> dict[str, float]:
+        fill, shape = self.config.agentlightning.reward_fillna_value, shaping(self.config)
+        version = policy.engine.version
+        groups = score(collected.groups, policy.name, self.credit, fill=fill, shape=shape)
+        metrics: dict[str, float] = {}
+        if policy.own.trainable:
+            metrics = policy.learn(
+                groups,
+                step,
+                baselines={
+                    group: self._reward(sample) + shape(sample.episodes[policy.name])
+                    for group, sample in collected.baselines.items()
+                },
+                earlier=score(collected.earlier, policy.name, self.credit, fill=fill, shape=shape),
             )
-        return samples
-
-    def _update(self, batches: list[list[Row]]) -> dict[str, float]:
-        """One pass of `ppo_epochs` over the mini-batches; then the engine serves the next weights version."""
-        actor = self.config.actor_rollout_ref.actor
-        objective = Policy(
-            loss_mode=actor.policy_loss.loss_mode,
-            config=actor.model_dump(),
-            entropy_coeff=actor.entropy_coeff,
-            temperature=self.config.actor_rollout_ref.rollout.temperature,
-        )
-        updates: list[dict[str, float]] = []
-        with self.deployment.engine.updating():
-            batches = [self._with_logprobs(rows, objective.temperature) for rows in batches]
-            for _ in range(actor.ppo_epochs):
-                for number, rows in enumerate(batches):
-                    self.progress.phase_now("update", number, len(batches))
-                    updates.append(self.learner.update(rows, objective))
-            rate = self.learner.lr
-            self.learner.advance()
-        if not updates:
-            return {"actor/lr": rate}
-        names = updates[0].keys()
-        metrics = {name: sum(update[name] for update in updates) / len(updates) for name in names}
-        # The first mini-batch is scored by the very weights that sampled it: its log-ratios are the engine's error.
-        metrics["training/rollout_logprob_gap"] = updates[0]["actor/abs_log_ratio"]
+        metrics |= train_metrics(collected.samples, groups, dropped_groups=collected.torn, silent=collected.silent)
+        metrics |= policy_metrics(groups, version)
+        if self.config.reward.reward_kwargs.overlong_buffer_cfg.log:
+            metrics |= overlong_metrics([item.penalty for group in groups for item in group])
+        metrics["training/n_generation_batches"] = float(collected.batches)
         return metrics
 
-    def _with_logprobs(self, rows: list[Row], temperature: float) -> list[Row]:
-        """The rows, with log-probs of the present weights where none were recorded (retokenised calls)."""
-        lacking = [row for row in rows if row.old_logprobs is not None and np.isnan(row.old_logprobs[row.mask]).any()]
-        if not lacking:
-            return rows
-        made = dict(zip(map(id, lacking), self.learner.logprobs(lacking, temperature), strict=True))
-        return [_filled(row, made[id(row)]) if id(row) in made else row for row in rows]
+    def _reward(self, sample: Sample) -> float:
+        """The agent's, or what stands for a missing one."""
+        return self.config.agentlightning.reward_fillna_value if sample.reward is None else sample.reward
 
     async def _validate(self, step: int, dataset: Dataset[Any]) -> dict[str, float]:
+        trainer = self.config.trainer
         samples = await self.daemon.run_batch(
             [(index, dataset[index]) for index in range(len(dataset))],
             n=self.config.actor_rollout_ref.rollout.val_kwargs.n,
@@ -232,7 +204,8 @@ class AgentLightningTrainer:
             resources_id=self.resources_id,
             on_progress=self.progress.phase(step, "validation"),
         )
-        return val_metrics(samples, self.config.agentlightning.reward_fillna_value)
+        lines = self._dump(trainer.validation_data_dir, step, samples)
+        return val_metrics(samples, self.config.agentlightning.reward_fillna_value, shaping(self.config))
 
     # -- resume -----------------------------------------------------------------------------------------------------
 
@@ -241,8 +214,17 @@ class AgentLightningTrainer:
             return Path(self.config.trainer.default_local_dir).expanduser()
         return None if self.run_dir is None else self.run_dir / "checkpoints"
 
-    def _restore(self) -> int:
-        """Load the checkpoint to go on from; the number of its step, 0 without one."""
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint holds of each policy, by folder: one policy's lie at the top, as in verl."""
+        parts: dict[str, Any] = {}
+        for name, policy in self.policies.items():
+            if policy.own.trainable:
+                folder = f"{name}/" if len(self.policies) > 1 else ""
+                parts |= {folder + kind: part for kind, part in policy.parts().items()}
+        return parts
+
+    def _restore(self) -> tuple[int, dict[str, Any]]:
+        """Load the checkpoint to go on from: the number of its step, 0 without one, and the loop's own state."""
         trainer = self.config.trainer
         directory = self._checkpoint_dir()
         if not self.resume and directory is not None and (directory / TRACKER).exists():
@@ -255,26 +237,37 @@ class AgentLightningTrainer:
         elif self.resume and trainer.resume_mode == "auto" and directory is not None:
             path = latest_checkpoint(directory)
         if path is None:
-            return 0
-        step = int(load_checkpoint(path, self.learner)["step"])
-        self.deployment.engine.set_version(step)
+            return 0, {}
+        state = load_checkpoint(path, self._parts())
+        step = int(state["step"])
+        for served in self.served.values():
+            served.engine.set_version(step)
         self.checkpoint = path
-        return step
+        return step, state
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        """Put back what the loop itself had remembered."""
+        if not state:
+            return
+        self.collector.drawn = int(state["drawn"])
+        self.order.load(state["order"])
+        for name, kl in state["kl"].items():
+            self.policies[name].kl.load_state_dict(kl)
 
     def _save(self, step: int) -> None:
         directory = self._checkpoint_dir()
         if directory is None:
             return
+        state = {
+            "seed": self.config.agentlightning.seed,
+            "drawn": self.collector.drawn,
+            "order": self.order.state(),
+            "kl": {name: policy.kl.state_dict() for name, policy in self.policies.items()},
+        }
         self._save_time = {}
         with self._timed(self._save_time, "save_checkpoint"):
-            self.checkpoint = save_checkpoint(
-                directory,
-                step,
-                self.learner,
-                self.deployment.tokenizer,
-                {"seed": self.config.agentlightning.seed},
-                keep=self.config.trainer.max_actor_ckpt_to_keep,
-            )
+            keep = self.config.trainer.max_actor_ckpt_to_keep
+            self.checkpoint = save_checkpoint(directory, step, self._parts(), state, keep=keep)
 
     async def _make_daemon(self, done: int) -> AgentModeDaemon:
         settings = self.config.agentlightning
@@ -286,7 +279,7 @@ class AgentLightningTrainer:
             finished = await finished_rollouts(self.store, after_step=done if done else -1, until_step=until)
         return self.daemon_cls(
             self.store,
-            self.adapter,
+            self.adapters,
             seed=self.config.actor_rollout_ref.rollout.seed,
             rollout_config=RolloutConfig(
                 timeout_seconds=settings.rollout_timeout_seconds,
@@ -299,31 +292,34 @@ class AgentLightningTrainer:
 
     # -- small things -----------------------------------------------------------------------------------------------
 
-    def _total_steps(self, steps_per_epoch: int) -> int:
+    def _task_order(self, tasks: int) -> TaskOrder:
+        """Which tasks are drawn: `train_batch_size` a step; in dynamic sampling `gen_batch_size` at a time."""
+        data = self.config.data
+        size = data.train_batch_size
+        if self.config.algorithm.filter_groups.enable:
+            size = data.gen_batch_size or size
+        curriculum = self.config.agentlightning.curriculum
+        named = {"name": curriculum} if isinstance(curriculum, str) else curriculum
+        return task_order(max(tasks, 1), size, seed=data.seed, shuffle=data.shuffle, curriculum=named)
+
+    def _total_steps(self, tasks: int) -> int:
         trainer = self.config.trainer
-        total = trainer.total_training_steps or trainer.total_epochs * steps_per_epoch
+        per_epoch = max(tasks // self.config.data.train_batch_size, 1)
+        total = trainer.total_training_steps or trainer.total_epochs * per_epoch
         return total if self.max_steps is None else min(total, self.max_steps)
 
-    def _make_learner(self, total_steps: int) -> Learner:
-        actor, optim = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.actor.optim
-        length = optim.total_training_steps if optim.total_training_steps > 0 else total_steps
-        warmup = optim.lr_warmup_steps if optim.lr_warmup_steps > 0 else int(optim.lr_warmup_steps_ratio * length)
-        return Learner(
-            self.deployment.model,
-            optimizer=OptimizerConfig(
-                lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, grad_clip=actor.grad_clip
-            ),
-            schedule=Schedule(length, warmup, optim.lr_scheduler_type, optim.min_lr_ratio, optim.num_cycles),
-            token_budget=actor.ppo_max_token_len_per_gpu,
-            threads=self.config.agentlightning.threads,
-            gradient_checkpointing=self.config.actor_rollout_ref.model.enable_gradient_checkpointing,
-        )
+    def _needs_baselines(self) -> bool:
+        estimator = self.config.algorithm.adv_estimator
+        return estimator is not None and requirements(estimator).reward_baselines
 
-    def _give_up_if_everything_fails(self, samples: list[Sample], *, usable: int, last: bool) -> None:
-        rewarded = any(sample.episode.reward is not None for sample in samples)
-        if usable and rewarded:
+    def _give_up_if_everything_fails(self, collected: Collected, *, last: bool) -> None:
+        samples = collected.samples
+        rewarded = any(sample.reward is not None for sample in samples)
+        if collected.groups and rewarded:
             self._failed_steps = 0
             return
+        if collected.silent and rewarded:
+            return  # nothing failed: the rollouts of each group were alike
         self._failed_steps += 1
         reason = _why_nothing_is_learned(samples)
         if self._failed_steps >= MAX_FAILED_STEPS or last:
@@ -340,7 +336,8 @@ class AgentLightningTrainer:
     def _timed(self, metrics: dict[str, float], name: str) -> Generator[None]:
         started = time.perf_counter()
         yield
-        metrics[f"timing_s/{name}"] = time.perf_counter() - started
+        key = f"timing_s/{name}"
+        metrics[key] = metrics.get(key, 0.0) + time.perf_counter() - started
 
 
 def check_datasets(config: VerlConfig, train: Dataset[Any] | None, val: Dataset[Any] | None) -> None:
@@ -352,27 +349,22 @@ def check_datasets(config: VerlConfig, train: Dataset[Any] | None, val: Dataset[
 
 def _why_nothing_is_learned(samples: list[Sample]) -> str:
     errors = Counter(sample.error for sample in samples if sample.error is not None)
+    episodes = [episode for sample in samples for episode in sample.episodes.values()]
     if errors:
         reason, count = errors.most_common(1)[0]
         return f"{errors.total()} of {len(samples)} rollouts failed, {count} of them with: {reason}"
-    if all(not sample.episode.turns and not sample.episode.missing_token_ids for sample in samples):
+    if all(not episode.turns and not episode.missing_token_ids for episode in episodes):
         if any(sample.called for sample in samples):
             return (
                 "the adapter left out every call of the LLM; `agent_match` finds names that instrumentation gives"
                 ' (`OtelTracer(instrument=True)`) or `agl.operation(**{"agent.name": ...})`'
             )
         return "no rollout called the LLM; the agent must call the endpoint of the `llm` it is given"
-    if all(sample.episode.reward is None for sample in samples):
+    if all(sample.reward is None for sample in samples):
         return "no rollout has a reward; return a number from the agent, or call `agl.emit_reward`"
-    return "calls came back without token ids; serve the model with the native engine"
-
-
-def _filled(row: Row, logprobs: Float32) -> Row:
-    """The row with `logprobs` (N,), of its trained tokens, where it has none."""
-    assert row.old_logprobs is not None
-    old = row.old_logprobs.copy()
-    old[row.mask] = np.where(np.isnan(old[row.mask]), logprobs, old[row.mask])
-    return replace(row, old_logprobs=old)
+    if any(episode.missing_token_ids for episode in episodes):
+        return "calls came back without token ids; serve the model with the native engine"
+    return "the rewards are not finite; return a number from the agent that is neither NaN nor infinite"
 
 
 def _due(step: int, every: int) -> bool:

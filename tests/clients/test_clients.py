@@ -132,6 +132,7 @@ def test_trains_one_step_on_the_engines_tokens(
 
 def config(model: Path) -> dict[str, Any]:
     return {
+        "algorithm.adv_estimator": "grpo",
         "actor_rollout_ref.model.path": str(model),
         "actor_rollout_ref.model.enable_gradient_checkpointing": False,
         "actor_rollout_ref.rollout.n": SAMPLES,

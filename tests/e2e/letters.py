@@ -38,6 +38,7 @@ def make_model(path: Path, seed: int = 0) -> Path:
 
 def config(model: Path, **changes: Any) -> dict[str, Any]:
     return {
+        "algorithm.adv_estimator": "grpo",
         "actor_rollout_ref.model.path": str(model),
         "actor_rollout_ref.model.enable_gradient_checkpointing": False,
         "actor_rollout_ref.rollout.n": 8,

@@ -124,10 +124,11 @@ def rows_of(case: Case, *, only: int | None = None, advantages: bool = False) ->
     for trajectory in trajectories(case):
         mask = trajectory.sampled if only is None else trajectory.versions == only
         if mask.any():
-            size = len(trajectory.token_ids)
-            numbers = rng.normal(size=size).astype(np.float32) if advantages else None
-            weights = np.full(size, 1 / size, np.float32)
-            found.append((trajectory, Row(trajectory.token_ids, mask, weights, trajectory.logprobs, numbers)))
+            size = int(mask.sum())
+            columns = {"weights": np.full(size, 1 / size, np.float32), "old_logprobs": trajectory.logprobs[mask]}
+            if advantages:
+                columns["advantages"] = rng.normal(size=size).astype(np.float32)
+            found.append((trajectory, Row(trajectory.token_ids, mask, columns)))
     return found
 
 

@@ -58,7 +58,7 @@ class Policy:
     def update(self, rng: random.Random) -> None:
         """A real training step on some text, as between the steps of a training."""
         ids = np.array([rng.randrange(3, 200) for _ in range(30)], np.int32)
-        row = Row(ids, np.arange(30) > 0, np.full(30, 1 / 29, np.float32))
+        row = Row(ids, np.arange(30) > 0, {"weights": np.full(29, 1 / 29, np.float32)})
         with self.engine.updating():
             self.learner.update([row], CrossEntropy())
         self.weights[self.engine.version] = self._copy()

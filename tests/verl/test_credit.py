@@ -16,9 +16,11 @@ from agentlightning.learner.schedule import Schedule
 from agentlightning.types import Attempt, AttemptedRollout, ConfigError, Episode, TrainingError
 from agentlightning.verl.config import load_config
 from agentlightning.verl.daemon import Sample
-from agentlightning.verl.rows import mini_batches, score
+from agentlightning.verl.rows import score
 from tests.adapter.spans import llm_call, reward
 from tests.learner.conftest import make_model
+
+from .batches import batches, numbers, valued
 
 # Two rollouts of one task with two turns each: prompt [1, 2], answer, tool's text, answer.
 FIRST = ([1, 2], [3, 4], [5], [6])
@@ -44,7 +46,7 @@ def sample(number: int, turns: Any, rewards: tuple[float | None, float | None], 
     spans += [reward(seq, value) for seq, value in zip((2, 4), rewards, strict=True) if value is not None]
     attempt = Attempt(rollout_id="ro-1", attempt_id="at-1", sequence_id=1, start_time=0.0, status="succeeded")
     rollout = AttemptedRollout(rollout_id="ro-1", input=0, start_time=0.0, status="succeeded", attempt=attempt)
-    return Sample(0, number, rollout, episode_from_spans(spans, "ro-1"), None)
+    return Sample(0, number, rollout, {"main_llm": episode_from_spans(spans, "ro-1")}, None)
 
 
 def two_turn_task(model: Any) -> list[list[Sample]]:
@@ -53,7 +55,7 @@ def two_turn_task(model: Any) -> list[list[Sample]]:
 
 def learned(model: Any, groups: list[list[Sample]], cfg: Any, credit: Any) -> dict[str, torch.Tensor]:
     """The gradient that the real learner takes for a mini-batch."""
-    (rows,) = mini_batches(score(groups, cfg, get_credit(credit)), cfg, 1)
+    (rows,) = batches(groups, cfg, get_credit(credit))
     learner = Learner(model, optimizer=OptimizerConfig(lr=0.0, grad_clip=1e9), schedule=Schedule(1), threads=1)
     seen: dict[str, torch.Tensor] = {}
     handles = [
@@ -175,8 +177,8 @@ def test_turns_with_rewards_of_their_own_are_compared_turn_by_turn() -> None:
 def test_a_rollout_that_gave_no_reward_counts_with_the_fill_on_its_last_turn() -> None:
     model = make_model()
     groups = [[sample(0, FIRST, (None, None), model), sample(1, SECOND, (None, 1.0), model)]]
-    (group,) = score(groups, config(), get_credit("group_relative_per_turn"))
-    assert [item.advantages for item in group] == [[pytest.approx(-U)] * 2, [pytest.approx(U)] * 2]
+    found = numbers(valued(groups, config(), get_credit("group_relative_per_turn")))
+    assert found == [[pytest.approx(-U)] * 2, [pytest.approx(U)] * 2]
     assert groups[0][0].episode.turns[-1].reward is None, "the episode itself keeps saying that there was none"
 
 
@@ -184,7 +186,7 @@ def test_a_rollout_that_gave_no_reward_counts_with_the_fill_on_its_last_turn() -
 def test_a_rule_that_returns_nonsense_is_named(wrong: Any) -> None:
     groups = two_turn_task(make_model())
     with pytest.raises(TrainingError, match=r"credit rule returned .* for rollout ro-1 of 2 turns"):
-        score(groups, config(), lambda episode, group: wrong)
+        score(groups, "main_llm", lambda episode, group: wrong)
 
 
 # -- configuration --------------------------------------------------------------------------------------------------

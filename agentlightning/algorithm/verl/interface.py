@@ -1,4 +1,4 @@
-"""`VERL`: deploys the model of its configuration as `main_llm` and trains it on the agent's rollouts.
+"""`VERL`: deploys the models of its configuration and trains them on the agent's rollouts.
 
 Called by `Trainer.fit`; the loop itself is `agentlightning.verl.trainer`. torch is imported when training starts, so
 that making a `VERL` (and refusing a wrong configuration) is instant.
@@ -6,8 +6,10 @@ that making a `VERL` (and refusing a wrong configuration) is instant.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESOURCE = "main_llm"
 _MAY_CHANGE = (
     "trainer.total_",
     "trainer.save_freq",
@@ -37,6 +38,7 @@ _MAY_CHANGE = (
     "trainer.experiment_name",
     "trainer.resume_",
     "data.val_",
+    "actor_rollout_ref.rollout.val_kwargs.",
     "agentlightning.strict",
     "agentlightning.rollout_timeout_seconds",
 )
@@ -50,6 +52,7 @@ class VERL(Algorithm):
         config: Overrides of verl's defaults, nested or with dotted keys. `actor_rollout_ref.model.path` is needed.
         trainer_cls: Replaces the training loop.
         daemon_cls: Replaces the part that runs batches of tasks.
+        preset: Settings under `config`, by name, such as `dapo` or `spin`: `agl config --list-presets`.
         credit: What each turn of a rollout earned: the name of a rule in `agentlightning.credit`, a mapping with
             `name` and the rule's parameters, or a function of (episode, group) that returns one number (or `None`) a
             turn. Default: `agentlightning.credit` of the configuration.
@@ -57,8 +60,8 @@ class VERL(Algorithm):
             returns an `Episode` or a list of `Triplet`s. Default: the trainer's adapter if it has one, else the token
             graph of all calls of the model.
 
-    Needs no initial resource: it serves the model itself, under the resource name `main_llm`. Resources given to the
-    trainer stay beside it.
+    Needs no initial resource: it serves the model itself, under the resource name `main_llm`, or several under the
+    names in `agentlightning.policies`. Resources given to the trainer stay beside them.
 
     Raises:
         ConfigError: an unknown key, or a value that can't be used.
@@ -68,14 +71,15 @@ class VERL(Algorithm):
 
     def __init__(
         self,
-        config: Mapping[str, Any] | list[str],
+        config: Mapping[str, Any] | list[str] | None = None,
         trainer_cls: type[AgentLightningTrainer] | None = None,
         daemon_cls: type[AgentModeDaemon] | None = None,
         *,
+        preset: str | None = None,
         credit: CreditSpec | None = None,
         adapter: Any | None = None,
     ) -> None:
-        self.resolved = load_config(config)
+        self.resolved = load_config(config, preset=preset)
         self.config = self.resolved.config
         self.trainer_cls = trainer_cls
         self.daemon_cls = daemon_cls
@@ -89,8 +93,6 @@ class VERL(Algorithm):
         missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
         if missing:
             raise ConfigError(f"`VERL` needs {' and '.join(missing)}: pip install 'agentlightning[verl]'")
-        if not self.config.actor_rollout_ref.model.path:
-            raise ConfigError("`actor_rollout_ref.model.path` is not set; give a local directory or a hub name")
         self.resolved.print_notes()
 
     def check_resume(self, recorded: Mapping[str, Any]) -> None:
@@ -133,53 +135,41 @@ class VERL(Algorithm):
             ModelError: the model can't be loaded, or a checkpoint can't be written.
             TrainingError: nothing could be learned, or the gradient diverged.
         """
-        from agentlightning.inference.engine import Engine
-        from agentlightning.inference.loading import load_model
         from agentlightning.inference.service import ChatService
         from agentlightning.llm_proxy import LLMProxy
         from agentlightning.report.rss import PeakRss
         from agentlightning.verl.daemon import AgentModeDaemon
-        from agentlightning.verl.trainer import AgentLightningTrainer, Deployment, check_datasets
+        from agentlightning.verl.deploy import serve
+        from agentlightning.verl.trainer import AgentLightningTrainer, check_datasets
 
         store = self.get_store()
         check_datasets(self.config, train_dataset, val_dataset)  # before the model is loaded, and anything is written
-        rollout, data = self.config.actor_rollout_ref.rollout, self.config.data
-        path = str(self.config.actor_rollout_ref.model.path)
-        # fp32 everywhere: the optimizer steps on these very weights, and bf16 would round small steps away.
-        loaded = load_model(path, dtype="float32", device=self.config.device())
-        wanted = rollout.max_model_len or data.max_prompt_length + data.max_response_length
-        engine = Engine(
-            loaded.model,
-            loaded.tokenizer,
-            max_slots=rollout.max_num_seqs,
-            max_prompt=data.max_prompt_length,
-            max_context=wanted,
-            max_prefill_tokens=rollout.max_num_batched_tokens,
-        )
-        if engine.context < wanted:
-            logger.warning(
-                "the configuration asks for %d tokens of context and `%s` has %d: longer calls are refused",
-                wanted,
-                path,
-                engine.context,
-            )
+        policies = self.config.policies()
+        served = {name: serve(self.config, own) for name, own in policies.items()}
+        names = self._model_names()
         # A resumed run finds there what its gateway kept when it was killed.
         spool = None if self.run_dir is None else self.run_dir / "spool"
         proxy = self.get_llm_proxy() or LLMProxy(store=store, spool_dir=spool)
-        proxy.set_backend(path, ChatService(engine, loaded.tokenizer, path))
+        for name, each in served.items():
+            proxy.set_backend(names[name], ChatService(each.engine, each.tokenizer, names[name]))
         proxy.sampling_parameters = self._sampling()
-        engine.start()
+        for each in served.values():
+            each.engine.start()
         try:
             await proxy.start()
             resources: NamedResources = {
                 **(self.get_initial_resources() or {}),
-                RESOURCE: proxy.as_resource(model=path),
+                **{name: proxy.as_resource(model=names[name]) for name in policies},
             }
             loop = (self.trainer_cls or AgentLightningTrainer)(
                 self.config,
                 store=store,
-                deployment=Deployment(engine, loaded.model, loaded.tokenizer, resources),
-                adapter=self._episodes(path, loaded.tokenizer, engine.end_ids),
+                served=served,
+                resources=resources,
+                adapters={
+                    name: self._episodes(names[name], each.tokenizer, each.engine.end_ids)
+                    for name, each in served.items()
+                },
                 credit=self.credit,
                 run_dir=self.run_dir,
                 resume=self.resume,
@@ -194,8 +184,25 @@ class VERL(Algorithm):
                 self.checkpoint = str(loop.checkpoint) if loop.checkpoint else None
         finally:
             await proxy.stop()
-            engine.stop()
+            for each in served.values():
+                each.engine.stop()
         self._report(rss.peak)
+
+    def get_client(self) -> Any:
+        """The store, through which anybody may watch and add rollouts. Of Agent-Lightning 0.1.
+
+        Raises:
+            ValueError: there is none: run the algorithm through `Trainer.fit`.
+        """
+        warnings.warn("`VERL.get_client` is deprecated: use the trainer's store", DeprecationWarning, stacklevel=2)
+        return self.get_store()
+
+    def _model_names(self) -> dict[str, str]:
+        """What agents call each policy's model: its path, or its resource's name where there are several."""
+        policies = self.config.policies()
+        if len(policies) == 1:
+            return {name: str(own.actor_rollout_ref.model.path) for name, own in policies.items()}
+        return {name: name for name in policies}
 
     def _episodes(self, model: str, tokenizer: Any, end_ids: Iterable[int]) -> EpisodeAdapter:
         """The adapter that was given here or to the trainer, for the calls of `model`."""
@@ -205,6 +212,8 @@ class VERL(Algorithm):
         if given is None and self._trainer is not None:
             given = self._trainer.adapter
         wanted = self.config.agentlightning.retokenize
+        # A copy for each policy: an adapter of ours is told whose calls it is to read.
+        given = copy.copy(given) if len(self.config.policies()) > 1 else given
         return episode_adapter(given, model, Retokenizer(tokenizer, frozenset(end_ids)) if wanted else None)
 
     def _report(self, peak_rss_mib: float) -> None:
@@ -245,6 +254,7 @@ class VERL(Algorithm):
                 "top_p": rollout.top_p,
                 "max_tokens": longest,
             },
+            "greedy": {"temperature": 0.0, "top_p": 1.0, "max_tokens": longest},
             "val": {
                 "temperature": val.temperature if val.do_sample else 0.0,
                 "top_p": val.top_p,

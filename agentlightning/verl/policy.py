@@ -1,0 +1,356 @@
+"""`PolicyRun`: one policy in training. What a step's rollouts teach it, from log-probs to new weights, is `learn`.
+
+    rollouts -> old log-probs -> reference, values -> rewards on tokens -> advantages -> critic step, policy steps
+
+Called by the loop in `trainer`, once for each policy and step; the maths are in `learner`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from agentlightning.credit import CreditRule
+from agentlightning.inference.engine import Engine
+from agentlightning.learner.advantages import requirements
+from agentlightning.learner.checkpoint import CriticPart, LearnerPart, Part, ReferencePart
+from agentlightning.learner.correction import compute_rollout_correction
+from agentlightning.learner.kl import apply_kl_penalty, make_kl_controller
+from agentlightning.learner.learner import Learner
+from agentlightning.learner.losses import softmean
+from agentlightning.learner.objectives import Value
+from agentlightning.learner.reference import Reference
+from agentlightning.learner.value import Critic
+from agentlightning.types.tokens import Float32
+
+from .config import VerlConfig
+from .config.schema import PolicyConfig
+from .estimate import advantages, reward_components, token_rewards
+from .experience import Experience
+from .metrics import gap_metrics, stats
+from .rows import Scored, mini_batches
+from .tasks import stable_seed
+from .updates import ONLINE_DPO, SPPO_LOSS, aggregation, make_objective, moves_silent_rows, pairs, resample
+
+CHECK_EVERY = 50
+"""Steps between comparisons of the recorded log-probs with a fresh forward pass."""
+
+
+class PolicyRun:
+    """One policy, what it is compared with, and what values its states.
+
+    Args:
+        name: Of its resource.
+        config: Settings of the run.
+        own: Settings of this policy.
+        engine: Serves it, from the weights in training.
+        tokenizer: Saved beside its weights.
+        learner: Takes its steps.
+        critic: The value model, where the estimator needs one.
+        reference: What KL terms and preference losses compare with.
+        credit: What each turn earned.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: VerlConfig,
+        own: PolicyConfig,
+        *,
+        engine: Engine,
+        tokenizer: Any,
+        learner: Learner,
+        critic: Critic | None,
+        reference: Reference | None,
+        credit: CreditRule,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.own = own
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.learner = learner
+        self.critic = critic
+        self.reference = reference
+        self.credit = credit
+        self.kl = make_kl_controller(config.algorithm.kl_ctrl.model_dump())
+        self._actor = own.actor_rollout_ref.actor
+        self._temperature = own.actor_rollout_ref.rollout.temperature
+        self._mode = config.loss_mode(own)
+        # Self-play compares rewards itself; its rewards stand where those of an outcome estimator do.
+        self._estimator = "grpo" if config.is_self_play(own) else str(config.algorithm.adv_estimator)
+        self._needs = requirements(self._estimator)
+
+    def learn(
+        self,
+        groups: Sequence[Sequence[Scored]],
+        step: int,
+        *,
+        baselines: Mapping[tuple[int, int], float] | None = None,
+        earlier: Sequence[Sequence[Scored]] = (),
+    ) -> dict[str, float]:
+        """Train on the rollouts of step `step`; the engine then serves the next version of the weights.
+
+        Args:
+            groups: The rollouts, with what their turns earned.
+            step: Counted from 1.
+            baselines: The greedy rollout's reward of each group, for `remax`.
+            earlier: What it answered to the same tasks before, for SPIN's pairs.
+
+        Returns:
+            Metrics under verl's names.
+
+        Raises:
+            TrainingError: loss or gradient were not finite in too many steps in a row, or rewards lack a dimension.
+        """
+        experience = Experience.of([*groups, *earlier])
+        metrics: dict[str, float] = {}
+        with self.engine.updating():
+            self._update_reference(step)
+            if experience.rows:
+                metrics |= self._learn(experience, step, baselines or {})
+            metrics["actor/lr"] = self.learner.lr
+            self.learner.advance()
+            if self.critic is not None:
+                metrics["critic/lr"] = self.critic.lr
+                self.critic.advance()
+        return metrics
+
+    def _learn(self, experience: Experience, step: int, baselines: Mapping[tuple[int, int], float]) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        kept: list[np.ndarray] | None = None
+        experience = self._known(experience, step, metrics)
+        if self._mode != ONLINE_DPO:
+            with _timed(metrics, "adv"):
+                experience, kept = self._corrected(experience, metrics)
+                experience = self._valued(experience, baselines, metrics)
+        if self.critic is not None:
+            with _timed(metrics, "update_critic"):
+                metrics |= self._update_critic(experience, step)
+        if step >= self.config.trainer.critic_warmup:
+            with _timed(metrics, "update_actor"):
+                metrics |= self._update_actor(experience, step, kept)
+        return metrics
+
+    def parts(self) -> dict[str, Part]:
+        """What a checkpoint holds of it, by folder. A reference that follows the policy is not what it was at first."""
+        parts: dict[str, Part] = {"actor": LearnerPart(self.learner, self.tokenizer)}
+        if self.critic is not None:
+            parts["critic"] = CriticPart(self.critic, self.tokenizer)
+        if self.reference is not None and self.config.trainer.ref_update_freq > 0:
+            parts["ref"] = ReferencePart(self.reference)
+        return parts
+
+    # -- what is known of each token ----------------------------------------------------------------------------------
+
+    def _update_reference(self, step: int) -> None:
+        frequency = self.config.trainer.ref_update_freq
+        if self.reference is not None and frequency > 0 and step % frequency == 0:
+            self.reference.sync(self.learner.model)
+
+    def _known(self, experience: Experience, step: int, metrics: dict[str, float]) -> Experience:
+        """The rows with `old_logprobs`, and `ref_logprobs`, `values` and `sum_pi_squared` where they are needed."""
+        with _timed(metrics, "old_log_prob"):
+            experience = self._with_old_logprobs(experience, step, metrics)
+        if self.reference is not None:
+            with _timed(metrics, "ref"):
+                logprobs = self.reference.logprobs(experience.rows, self._temperature)
+                experience = experience.with_columns(ref_logprobs=logprobs)
+        if self.critic is not None:
+            with _timed(metrics, "values"):
+                experience = experience.with_columns(values=self.critic.outputs(experience.rows))
+        if self._needs.sum_pi_squared:
+            found = self.learner.statistics(experience.rows, self._temperature)
+            experience = experience.with_columns(sum_pi_squared=found.sum_pi_squared)
+        return experience
+
+    def _with_old_logprobs(self, experience: Experience, step: int, metrics: dict[str, float]) -> Experience:
+        """Recorded log-probs are the old ones: the native engine samples from the learner's own weights.
+
+        They are computed anew where none were recorded (retokenised calls), and for rollout correction, which weighs
+        one against the other.
+        """
+        recorded: list[Float32] = [row.columns["rollout_logprobs"] for row in experience.rows]
+        correction = self.config.algorithm.rollout_correction
+        decoupled = not correction.bypass_mode and (correction.rollout_is or correction.rollout_rs)
+        lacking = any(np.isnan(column).any() for column in recorded)
+        check = step % CHECK_EVERY == 1
+        if not (decoupled or lacking or check):
+            return experience.with_columns(old_logprobs=recorded)
+        fresh = self.learner.logprobs(experience.rows, self._temperature)
+        filled = [np.where(np.isnan(old), new, old) for old, new in zip(recorded, fresh, strict=True)]
+        metrics |= gap_metrics(np.concatenate(filled), np.concatenate(fresh))
+        return experience.with_columns(rollout_logprobs=filled, old_logprobs=fresh if decoupled else filled)
+
+    def _corrected(
+        self, experience: Experience, metrics: dict[str, float]
+    ) -> tuple[Experience, list[np.ndarray] | None]:
+        """Rollout correction: importance weights as a column, and which tokens rejection kept.
+
+        A rejected token is left out of the policy's loss. Rewards, advantages and the critic are those of the rollouts
+        as they were.
+        """
+        settings = self.config.algorithm.rollout_correction
+        if settings.bypass_mode or not (settings.rollout_is or settings.rollout_rs):
+            return experience, None
+        weights, mask, found = compute_rollout_correction(
+            old_log_prob=experience.matrix_RT("old_logprobs"),
+            rollout_log_prob=experience.matrix_RT("rollout_logprobs"),
+            response_mask=experience.mask_RT,
+            rollout_is=settings.rollout_is,
+            rollout_is_threshold=settings.rollout_is_threshold,
+            rollout_is_batch_normalize=settings.rollout_is_batch_normalize,
+            rollout_rs=settings.rollout_rs,
+            rollout_rs_threshold=settings.rollout_rs_threshold,
+        )
+        metrics |= found
+        if weights is not None:
+            experience = experience.with_columns(rollout_is_weights=experience.columns_of(weights))
+        return experience, [column > 0 for column in experience.columns_of(mask)]
+
+    # -- what it was worth --------------------------------------------------------------------------------------------
+
+    def _valued(
+        self, experience: Experience, baselines: Mapping[tuple[int, int], float], metrics: dict[str, float]
+    ) -> Experience:
+        """The rows with `advantages` and `returns`."""
+        settings = self.config.algorithm
+        scores = token_rewards(experience, self._estimator)
+        rewards = self._less_kl(experience, scores, metrics)
+        if self._mode == SPPO_LOSS:
+            of_rollout = rewards.sum(-1)
+            worth = (of_rollout - softmean(of_rollout, settings.sppo_eta))[:, None] * experience.mask_RT
+            result, returns = worth, worth
+        else:
+            result, returns = advantages(
+                experience,
+                self._estimator,
+                rewards,
+                self.credit,
+                settings.model_dump(),
+                **self._inputs(experience, baselines),
+            )
+        metrics |= stats("critic/rewards", rewards.sum(-1).numpy())
+        mask = experience.mask_RT > 0
+        metrics |= stats("critic/advantages", result[mask].numpy()) | stats("critic/returns", returns[mask].numpy())
+        return experience.with_columns(advantages=experience.columns_of(result), returns=experience.columns_of(returns))
+
+    def _less_kl(self, experience: Experience, scores: torch.Tensor, metrics: dict[str, float]) -> torch.Tensor:
+        """KL in the reward: what each token departs from the reference is taken off."""
+        settings = self.config.algorithm
+        if not settings.use_kl_in_reward:
+            return scores
+        rewards, current = apply_kl_penalty(
+            scores,
+            experience.matrix_RT("old_logprobs"),
+            experience.matrix_RT("ref_logprobs"),
+            experience.mask_RT,
+            settings.kl_penalty,
+            self.kl.value,
+        )
+        metrics |= {"actor/reward_kl_penalty": float(current), "actor/reward_kl_penalty_coeff": self.kl.value}
+        self.kl.update(float(current), len(experience.rollouts))
+        return rewards
+
+    def _inputs(self, experience: Experience, baselines: Mapping[tuple[int, int], float]) -> dict[str, Any]:
+        """What the estimator reads besides rewards."""
+        needs = self._needs
+        known: dict[str, Any] = {}
+        if needs.values:
+            known["values"] = experience.matrix_RT("values")
+        if needs.sum_pi_squared:
+            known["old_log_probs"] = experience.matrix_RT("old_logprobs")
+            known["sum_pi_squared"] = experience.matrix_RT("sum_pi_squared")
+            if all("rollout_is_weights" in row.columns for row in experience.rows):
+                known["rollout_is_weights"] = experience.matrix_RT("rollout_is_weights")
+        if needs.reward_baselines:
+            known["reward_baselines"] = torch.tensor([baselines[item.sample.group] for item in experience.rollouts])
+        if needs.components:
+            known |= reward_components(experience, list(self.config.algorithm.gdpo_reward_keys or []))
+        return known
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def _update_critic(self, experience: Experience, step: int) -> dict[str, float]:
+        assert self.critic is not None
+        settings = self.own.critic
+        objective = Value(cliprange_value=settings.cliprange_value)
+        batches = mini_batches(
+            experience,
+            size=settings.ppo_mini_batch_size,
+            loss_agg_mode=settings.loss_agg_mode,
+            loss_scale_factor=settings.loss_scale_factor,
+            shuffle_seed=self._shuffle_seed(step),
+        )
+        critic = self.critic
+        updates = [critic.update(rows, objective) for _ in range(settings.ppo_epochs) for rows in batches]
+        mask = experience.mask_RT > 0
+        values, returns = experience.matrix_RT("values")[mask], experience.matrix_RT("returns")[mask]
+        explained = 1.0 - float((returns - values).var(correction=0) / (returns.var(correction=0) + 1e-5))
+        return _means(updates) | stats("critic/values", values.numpy()) | {"critic/vf_explained_var": explained}
+
+    def _update_actor(self, experience: Experience, step: int, kept: list[np.ndarray] | None) -> dict[str, float]:
+        """`ppo_epochs` passes over the mini-batches."""
+        experience, kept, groups = self._chosen(experience, step, kept)
+        batches = mini_batches(
+            experience,
+            size=self._actor.ppo_mini_batch_size,
+            loss_agg_mode=aggregation(self.config, self.own),
+            loss_scale_factor=self._actor.loss_scale_factor,
+            shuffle_seed=self._shuffle_seed(step),
+            keep_silent=moves_silent_rows(self.config, self.own),
+            kept=kept,
+            groups=groups,
+        )
+        updates: list[dict[str, float]] = []
+        for epoch in range(self._actor.ppo_epochs):
+            for number, rows in enumerate(batches):
+                seed = stable_seed(self.config.agentlightning.seed, "loss", step, epoch, number)
+                updates.append(self.learner.update(rows, make_objective(self.config, self.own, rows, seed=seed)))
+        metrics = _means(updates)
+        if updates and "actor/abs_log_ratio" in updates[0]:
+            # The first mini-batch is scored by the very weights that sampled it: its log-ratios are the engine's error.
+            metrics["training/rollout_logprob_gap"] = updates[0]["actor/abs_log_ratio"]
+        return metrics
+
+    def _chosen(
+        self, experience: Experience, step: int, kept: list[np.ndarray] | None
+    ) -> tuple[Experience, list[np.ndarray] | None, list[list[int]] | None]:
+        """The rollouts to step on, where that are not simply all, and which of them stay in one mini-batch."""
+        if self._mode == ONLINE_DPO:
+            chosen, size = [number for pair in pairs(experience, step) for number in pair], 2
+        elif self.config.algorithm.use_pf_ppo:
+            seed = stable_seed(self.config.agentlightning.seed, "pf_ppo", step)
+            chosen = resample(self.config, experience, seed=seed)
+            size = self.config.actor_rollout_ref.rollout.n
+        else:
+            return experience, kept, None
+        experience, origin = experience.select(chosen)
+        groups = [[*range(start, min(start + size, len(chosen)))] for start in range(0, len(chosen), size)]
+        return experience, None if kept is None else [kept[index] for index in origin], groups
+
+    def _shuffle_seed(self, step: int) -> int | None:
+        return stable_seed(self._actor.data_loader_seed, "mini-batches", step) if self._actor.shuffle else None
+
+
+def _means(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the optimizer steps that have the number; of the steps left out their count."""
+    names = dict.fromkeys(name for update in updates for name in update)
+    known = {name: [update[name] for update in updates if name in update] for name in names}
+    return {
+        name: sum(values) / (1 if name.endswith("/skipped_nonfinite") else len(values))
+        for name, values in known.items()
+    }
+
+
+@contextmanager
+def _timed(metrics: dict[str, float], name: str) -> Generator[None]:
+    started = time.perf_counter()
+    yield
+    key = f"timing_s/{name}"
+    metrics[key] = metrics.get(key, 0.0) + time.perf_counter() - started
