@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PEERS := agentlightning-0.3 litellm
+PEERS := agentlightning-0.3 litellm trl
 CLIENTS := autogen litellm js
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist worksteal
 # Each test worker computes on one thread: several that all take every core are slower by far than one.
@@ -13,7 +13,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 flag = $(if $($(1)),--$(2) "$($(1))")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test faults fuzz check docs bench bench-store bench-gateway bench-peers clients clean
+.PHONY: help setup train test faults fuzz check docs bench bench-store bench-gateway bench-training bench-peers clients clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -73,7 +73,10 @@ bench-store: $(STAMP) ## Compare store, runners and loop with the peer (BENCH_AR
 bench-gateway: $(STAMP) ## Compare the gateway with LiteLLM's proxy and an httpx pass-through (BENCH_ARGS="--quick" chooses)
 	$(BIN)/python benchmarks/gateway/compare.py $(BENCH_ARGS)
 
-bench-peers: $(PEERS:%=.peers/%/.installed) ## Install the peers of bench-store and bench-gateway into .peers/ (about 2 GB)
+bench-training: $(STAMP) ## Compare a training step with TRL's and with rows computed whole (BENCH_ARGS="--quick" chooses)
+	$(BIN)/python benchmarks/training/compare.py $(BENCH_ARGS)
+
+bench-peers: $(PEERS:%=.peers/%/.installed) ## Install the peers of the commands above into .peers/ (about 3 GB, 1.5 of it TRL)
 
 .peers/%/.installed: benchmarks/peers/%.txt
 	$(PYTHON) -m venv $(@D)

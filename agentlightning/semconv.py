@@ -108,6 +108,11 @@ def reward_value_key(index: int) -> str:
     return f"{AGL_REWARD}.{index}.value"
 
 
+def reward_label_key(name: str) -> str:
+    """Attribute of a reward span with a text that belongs to the reward, such as the answer that was scored."""
+    return f"{AGL_REWARD}.label.{name}"
+
+
 # -- OpenTelemetry --------------------------------------------------------------------------------------------------
 
 EXCEPTION_TYPE: Final = "exception.type"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from agentlightning.emitter import find_final_reward, get_reward_value, get_rewards_from_span
+from agentlightning.emitter import find_final_reward, get_reward_labels, get_reward_value, get_rewards_from_span
 from agentlightning.semconv import ERROR_TYPE, GEN_AI_REQUEST_MODEL, LLM_CALL_SPAN, TOKEN_IDS
 from agentlightning.types import Episode, Span, TokenCall, Turn
 
@@ -48,6 +48,7 @@ def episode_from_spans(
     rewards: list[float | None] = []
     callers: list[str | None] = []
     dimensions: dict[str, float] = {}
+    labels: dict[str, str] = {}
     agents = name_agents(ordered)
     made: dict[str, TokenCall] = {}
     if retokenize is not None:
@@ -62,6 +63,7 @@ def episode_from_spans(
                 callers.append(agents.get(span.span_id))
         elif (reward := get_reward_value(span)) is not None:
             dimensions |= {each.name: each.value for each in get_rewards_from_span(span)}
+            labels |= get_reward_labels(span)
             if rewards:
                 rewards[-1] = reward
     trajectories, calls = graph.assemble()
@@ -75,6 +77,7 @@ def episode_from_spans(
         backend_failures=backend_failures(ordered, model),
         retokenized=len(made),
         rewards=dimensions,
+        labels=labels,
     )
 
 

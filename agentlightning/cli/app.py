@@ -9,8 +9,11 @@ import typer
 
 import agentlightning
 
+from .config import config
 from .dev import dev
 from .doctor import doctor
+from .evaluate import evaluate
+from .export import export
 from .inspect import inspect
 from .query import query
 from .runner import runner
@@ -58,9 +61,12 @@ def root(
 
 app.command(no_args_is_help=True)(train)
 app.command(no_args_is_help=True)(dev)
+app.command("eval", no_args_is_help=True)(evaluate)
 app.command(no_args_is_help=True)(serve)
+app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(runner)
 app.command()(store)
 app.command(no_args_is_help=True)(query)
 app.command(no_args_is_help=True)(inspect)
+app.command(no_args_is_help=True)(config)
 app.command()(doctor)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentlightning.types import AttemptedRollout, ConfigError, NamedResources, Rollout
+from agentlightning.types import AttemptedRollout, Rollout
 
-from .native import native_service
+from .model import check_model, model_resources
 from .target import load_agent
 
 if TYPE_CHECKING:
-    from agentlightning.llm_proxy import LLMProxy
     from agentlightning.store.base import LightningStore
-
-RESOURCE = "main_llm"
 
 
 def dev(
@@ -56,60 +51,20 @@ def dev(
     Exits with 1 if every task failed.
     """
     from agentlightning.algorithm.data import load_dataset
-    from agentlightning.litagent.decorator import FunctionalLitAgent
     from agentlightning.store.memory import InMemoryLightningStore
     from agentlightning.trainer import Trainer
 
     lit_agent = load_agent(agent)
     dataset = load_dataset(tasks)[:limit]
     store = InMemoryLightningStore()
-    with _resources(store, llm_endpoint, model, model_path) as resources:
-        if resources is None and lit_agent.needs_resources:
-            mend = "`--llm-endpoint URL --model NAME`, or `--model-path MODEL`"
-            if not isinstance(lit_agent, FunctionalLitAgent):
-                mend += "; if it needs none, its class says `needs_resources = False`"
-            raise ConfigError(f"`{agent}` needs a model: {mend}")
+    with model_resources(store, llm_endpoint, model, model_path) as resources:
+        check_model(agent, lit_agent, resources)
         trainer = Trainer(n_runners=runners, max_concurrency=concurrency, store=store, initial_resources=resources)
         baseline: Any = trainer.dev(lit_agent, dataset)
     calls = asyncio.run(_count_calls(store, baseline.rollouts))
     _show(baseline.rollouts, baseline.rewards, calls)
     if all(rollout.status != "succeeded" for rollout in baseline.rollouts):
         raise typer.Exit(1)
-
-
-@contextmanager
-def _resources(
-    store: LightningStore, endpoint: str | None, model: str | None, model_path: str | None
-) -> Generator[NamedResources | None]:
-    """The model as a resource, behind a gateway, so that calls are recorded here as they are in training."""
-    if endpoint is not None and model_path is not None:
-        raise ConfigError("`--llm-endpoint` and `--model-path` are two ways to get a model; give one of them")
-    if (endpoint is None) != (model is None):
-        raise ConfigError("`--llm-endpoint URL` and `--model NAME` go together")
-    if model_path is not None:
-        with native_service(model_path) as service, _gateway(store) as proxy:
-            proxy.set_backend(model_path, service)
-            yield {RESOURCE: proxy.as_resource()}
-    elif endpoint is not None and model is not None:
-        with _gateway(store) as proxy:
-            key = os.environ.get("OPENAI_API_KEY")
-            params = {"model": f"openai/{model}", "api_base": endpoint, "api_key": key}
-            proxy.update_model_list([{"model_name": model, "litellm_params": params}])
-            yield {RESOURCE: proxy.as_resource()}
-    else:
-        yield None
-
-
-@contextmanager
-def _gateway(store: LightningStore) -> Generator[LLMProxy]:
-    from agentlightning.llm_proxy import LLMProxy
-
-    proxy = LLMProxy(store=store)
-    asyncio.run(proxy.start())
-    try:
-        yield proxy
-    finally:
-        asyncio.run(proxy.stop())
 
 
 async def _count_calls(store: LightningStore, rollouts: Sequence[Rollout]) -> list[int]:

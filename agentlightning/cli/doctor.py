@@ -15,7 +15,7 @@ import typer
 import agentlightning
 
 PACKAGE = "agentlightning"
-_TRAINING = ("torch", "transformers", "safetensors", "hydra-core")
+_TRAINING = ("torch", "transformers", "peft", "safetensors", "hydra-core")
 _LATER = "not in this version"
 
 CAPABILITIES: tuple[tuple[str, tuple[str, ...] | None, str], ...] = (

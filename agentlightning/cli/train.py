@@ -38,6 +38,13 @@ def train(
     val: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Tasks to measure on. May be given several times.")
     ] = None,
+    config_name: Annotated[
+        str | None,
+        typer.Option("--config-name", "-n", metavar="NAME", help="Settings under these: a preset or a .yaml file."),
+    ] = None,
+    config_path: Annotated[
+        Path | None, typer.Option("--config-path", metavar="DIR", help="Where the file `--config-name` is.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run of this name, from its last step.")
     ] = False,
@@ -59,16 +66,20 @@ def train(
         actor_rollout_ref.rollout.n=8 data.train_batch_size=16
     ```
 
+    `--config-name dapo` chooses another algorithm: `agl config --list-presets`. `agl config --explain KEY` says what a
+    setting means.
+
     Without `--train` the tasks come from `data.train_files` and `data.val_files`, else from the agent's own
     `train_dataset` and `val_dataset`. A run that was stopped goes on with the same command and `--resume`.
     """
     from agentlightning.algorithm import VERL
     from agentlightning.algorithm.data import load_dataset
     from agentlightning.trainer import Trainer
+    from agentlightning.verl.config import config_file
 
     run_dir = _run_dir(runs_dir, run, resume)
     lit_agent = load_agent(agent)
-    learning = {AlgorithmName.VERL: VERL}[algorithm](overrides or [])
+    learning = {AlgorithmName.VERL: VERL}[algorithm](overrides or [], preset=config_file(config_name, config_path))
     trainer = Trainer(
         algorithm=learning,
         n_runners=runners,

@@ -15,7 +15,13 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 
-from agentlightning.semconv import AGL_REWARD, RewardPydanticModel, reward_name_key, reward_value_key
+from agentlightning.semconv import (
+    AGL_REWARD,
+    RewardPydanticModel,
+    reward_label_key,
+    reward_name_key,
+    reward_value_key,
+)
 from agentlightning.types import SpanCoreFields, SpanLike
 
 from .span import emit_span
@@ -106,6 +112,13 @@ def get_rewards_from_span(span: SpanLike) -> list[RewardPydanticModel]:
         name = (span.attributes or {}).get(reward_name_key(len(found)), PRIMARY if not found else str(len(found)))
         found.append(RewardPydanticModel(name=str(name), value=value))
     return found
+
+
+def get_reward_labels(span: SpanLike) -> dict[str, str]:
+    """The texts that belong to a reward (attributes named by `semconv.reward_label_key`), by name."""
+    start = reward_label_key("")
+    attributes = span.attributes or {}
+    return {key.removeprefix(start): str(value) for key, value in attributes.items() if key.startswith(start)}
 
 
 def get_reward_value(span: SpanLike) -> float | None:

@@ -273,6 +273,8 @@ class Episode:
     """Turns whose tokens were made again from their text, because their backend gave no token ids: not exact."""
     rewards: dict[str, float] = field(default_factory=dict[str, float])
     """By name: the last value of each dimension that a reward had."""
+    labels: dict[str, str] = field(default_factory=dict[str, str])
+    """By name: the last text that a reward came with, such as `pred`, the answer that was scored."""
 
 
 @dataclass(frozen=True, slots=True)

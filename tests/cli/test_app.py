@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("dev",), ("serve",), ("doctor",)])
+@pytest.mark.parametrize("command", [(), ("train",), ("dev",), ("serve",), ("export",), ("doctor",)])
 def test_help_shows_examples(agl: Any, command: tuple[str, ...]) -> None:
     done = agl(*command, "--help")
     assert done.returncode == 0
