@@ -69,7 +69,7 @@ class TreeContext:
             self._masks[window] = _band(min(BLOCK, max(self.sizes)), self._longest, window, like)
         band = self._masks[window]
         last = band.shape[1] - band.shape[0] + queries
-        return band[:queries, last - keys : last]
+        return band[:queries, last - keys : last].contiguous()  # GPU kernels want aligned rows
 
 
 def _along(parts: Sequence[Tensor], path: list[int]) -> Tensor:

@@ -16,10 +16,16 @@ import torch
 
 from agentlightning.types import ConfigError
 
-from .correction_metrics import mask_metrics, masked_mean, mismatch_metrics, statistic_metrics, weight_metrics
-
-MAX_LOG_RATIO = 20.0
-"""Log-ratios, sums of them included, are clamped to this before `exp`."""
+from .correction_metrics import (
+    MAX_LOG_RATIO,
+    mask_metrics,
+    masked_mean,
+    mismatch_metrics,
+    row_counts,
+    row_sums,
+    statistic_metrics,
+    weight_metrics,
+)
 
 RS_OPTIONS = (
     *(f"{level}_{kind}" for level in ("token", "seq_sum", "seq_mean") for kind in ("k1", "k2", "k3")),
@@ -64,7 +70,7 @@ def compute_rollout_correction(
         TypeError: a threshold that is neither number nor string.
     """
     mask = response_mask != 0
-    log_ratio = torch.where(mask, old_log_prob - rollout_log_prob, 0.0)
+    log_ratio = (old_log_prob - rollout_log_prob).masked_fill_(~mask, 0.0)
     metrics = mismatch_metrics(old_log_prob, rollout_log_prob, log_ratio, mask)
     weights = None
     if rollout_is is not None:
@@ -83,11 +89,11 @@ def _weights(
     if level not in ("token", "sequence"):
         raise ConfigError(f"`rollout_is` {level!r} is not one of token, sequence; `null` turns weights off")
     low, high = _band(threshold, "rollout_is_threshold")
-    if level == "sequence":
-        log_ratio = log_ratio.sum(-1, keepdim=True).expand_as(log_ratio)
-    ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp() * mask
-    weights = ratio.clamp(max=high) if low is None else ratio * ((low <= ratio) & (ratio <= high))
-    metrics = weight_metrics(ratio, weights, mask, low, high)
+    of_level = log_ratio if level == "token" else log_ratio.sum(-1)
+    ratio = of_level.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp_()
+    ratio = ratio.masked_fill_(~mask, 0.0) if level == "token" else torch.where(mask, ratio[:, None], 0.0)
+    weights = ratio.clamp(max=high) if low is None else ratio.where((low <= ratio) & (ratio <= high), 0.0)
+    metrics = weight_metrics(of_level, ratio, weights, mask, low, high)
     if normalize:
         mean = masked_mean(weights, mask) if level == "token" else _mean_of_rows(weights, mask)
         factor = torch.where(mean > 1e-8, mean, 1.0)
@@ -97,8 +103,8 @@ def _weights(
 
 
 def _mean_of_rows(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    counts = mask.sum(-1)
-    return masked_mean((values * mask).sum(-1) / counts.clamp(min=1), counts > 0)
+    counts = row_counts(mask)
+    return masked_mean(row_sums(values, mask) / counts.clamp(min=1), counts > 0)
 
 
 def _reject(
@@ -106,36 +112,34 @@ def _reject(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     kept = mask.clone()
     metrics: dict[str, Any] = {}
-    log_rho = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    log_rho = log_ratio.clamp_(-MAX_LOG_RATIO, MAX_LOG_RATIO)  # nobody reads it afterwards
     for option, low, high in options:
         level, kind = option.rsplit("_", 1)
-        statistic, real = _statistic(log_rho, mask, level, kind)
+        statistic = _statistic(log_rho, mask, level, kind)
         if kind == "k1":
             low, high = math.log(low if low is not None else 1.0 / high), math.log(high)
         passed = statistic <= high
         if low is not None:
             passed &= statistic >= low
         kept &= passed if level == "token" else passed[:, None]
-        metrics |= statistic_metrics(f"rollout_rs_{option}", statistic, real, low, high)
+        metrics |= statistic_metrics(f"rollout_rs_{option}", statistic, passed, mask, low, high)
     return kept, metrics | mask_metrics(mask, kept)
 
 
-def _statistic(log_rho: torch.Tensor, mask: torch.Tensor, level: str, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T) of tokens or (B,) of sequences, and which of them are real."""
+def _statistic(log_rho: torch.Tensor, mask: torch.Tensor, level: str, kind: str) -> torch.Tensor:
+    """(B, T) of tokens or (B,) of sequences; 0 where nothing is trained, as `log_rho` is there."""
     if kind == "k1":
         values = -log_rho
     elif kind == "k2":
-        values = 0.5 * log_rho.square()
+        values = log_rho.square().mul_(0.5)
     else:
-        values = log_rho.exp() - 1.0 - log_rho
-    values = values * mask
-    counts = mask.sum(-1)
+        values = log_rho.expm1().sub_(log_rho)
     if level == "token":
-        return values, mask
+        return values
     if level == "seq_max":  # k2 and k3 are never below 0, the value of a masked token
-        return values.amax(-1), counts > 0
+        return values.amax(-1)
     sums = values.sum(-1)
-    return (sums if level == "seq_sum" else sums / counts.clamp(min=1)), counts > 0
+    return sums if level == "seq_sum" else sums / row_counts(mask).clamp(min=1)
 
 
 def _options(rollout_rs: Any, thresholds: Any) -> list[tuple[str, float | None, float]]:

@@ -15,23 +15,27 @@ import torch
 from agentlightning.types import ConfigError
 
 
-def _k1(gap: torch.Tensor) -> torch.Tensor:
-    return gap
+def _k1(log_prob: torch.Tensor, ref_log_prob: torch.Tensor) -> torch.Tensor:
+    return log_prob - ref_log_prob
 
 
-def _k2(gap: torch.Tensor) -> torch.Tensor:
-    return 0.5 * gap.square()
+def _abs(log_prob: torch.Tensor, ref_log_prob: torch.Tensor) -> torch.Tensor:
+    return (log_prob - ref_log_prob).abs()
 
 
-def _k3(gap: torch.Tensor) -> torch.Tensor:
-    other_way = (-gap).clamp(-20.0, 20.0)
-    return (other_way.exp() - other_way - 1).clamp(-10.0, 10.0)
+def _k2(log_prob: torch.Tensor, ref_log_prob: torch.Tensor) -> torch.Tensor:
+    return 0.5 * (log_prob - ref_log_prob).square()
 
 
-_ESTIMATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+def _k3(log_prob: torch.Tensor, ref_log_prob: torch.Tensor) -> torch.Tensor:
+    other_way = (ref_log_prob - log_prob).clamp(-20.0, 20.0)
+    return (other_way.expm1() - other_way).clamp(-10.0, 10.0)
+
+
+_ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "kl": _k1,
     "k1": _k1,
-    "abs": torch.abs,
+    "abs": _abs,
     "mse": _k2,
     "k2": _k2,
     "low_var_kl": _k3,
@@ -60,12 +64,13 @@ def kl_penalty(log_prob: torch.Tensor, ref_log_prob: torch.Tensor, kind: str) ->
     """
     if kind not in KL_KINDS:
         raise NotImplementedError(f"KL estimator {kind!r} is not one of {', '.join(KL_KINDS)}")
-    gap = log_prob - ref_log_prob
-    value = _ESTIMATORS[kind.removesuffix("+")](gap)
+    estimate = _ESTIMATORS[kind.removesuffix("+")]
     if not kind.endswith("+"):
-        return value
-    carrier = _k2(gap)
-    return value.detach() + (carrier - carrier.detach())
+        return estimate(log_prob, ref_log_prob)
+    with torch.no_grad():
+        value = estimate(log_prob, ref_log_prob)
+    carrier = _k2(log_prob, ref_log_prob)
+    return value + (carrier - carrier.detach())
 
 
 def apply_kl_penalty(

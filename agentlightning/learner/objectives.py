@@ -187,7 +187,7 @@ def _regularisers(
 
 def _sums(metrics: Mapping[str, Any], tokens: int) -> dict[str, Tensor]:
     """Numbers of the whole mini-batch as sums over its tokens."""
-    return {name: torch.as_tensor(value).detach() * tokens for name, value in metrics.items()}
+    return {name: torch.as_tensor(value).detach().double() * tokens for name, value in metrics.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,13 +97,21 @@ class MetricsLogger:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             self._file = FileIO(self.run_dir / FILE_NAME, "ab")
         _write(self._file, _line(row))
-        if self._sinks is None:
-            # Opened at the first step, because from there on an interrupted execution's numbers are void.
-            experiment = self.experiment or self.run_dir.resolve().name
-            self._sinks = [SINKS[name](self.run_dir, self.project, experiment, row["step"]) for name in self._wanted]
         numbers = {name: float(value) for name, value in row.items() if name != "step" and isinstance(value, Real)}
-        for sink in self._sinks:
+        for sink in self._opened(self.run_dir, row["step"]):
             sink.log(row["step"], numbers)
+
+    def log_texts(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show rows of text, such as answers of a validation, in the loggers that can: TensorBoard and W&B.
+
+        Args:
+            step: The step that they belong to.
+            name: Title of the table.
+            rows: By column; the first one's columns are those of all.
+        """
+        if self.run_dir is not None and rows:
+            for sink in self._opened(self.run_dir, step):
+                sink.log_texts(step, name, rows)
 
     def close(self) -> None:
         """Flush and close everything."""
@@ -111,6 +119,13 @@ class MetricsLogger:
         for sink in self._sinks or []:
             sink.close()
         self._sinks = None
+
+    def _opened(self, run_dir: Path, step: int) -> list[Sink]:
+        """The loggers; opened at the first step, because from there on an interrupted execution's numbers are void."""
+        if self._sinks is None:
+            experiment = self.experiment or run_dir.resolve().name
+            self._sinks = [SINKS[name](run_dir, self.project, experiment, step) for name in self._wanted]
+        return self._sinks
 
     def _usable(self, name: str) -> bool:
         if name in FOREIGN_LOGGERS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentlightning.adapter import EpisodeAdapter
 from agentlightning.semconv import LLM_CALL_NUMBER
@@ -19,12 +19,17 @@ from agentlightning.types import (
     DatasetError,
     EnqueueRolloutRequest,
     Episode,
+    NamedResources,
     Rollout,
     RolloutConfig,
     RolloutMode,
 )
 
+from .stepped import SteppedBatches
 from .tasks import stable_seed
+
+if TYPE_CHECKING:
+    from agentlightning.llm_proxy import LLMProxy
 
 SampleKey = tuple[str, int, int, int]
 """(mode, step, task index, sample index): names one rollout of a run. Greedy ones have indices below 0."""
@@ -101,8 +106,8 @@ class Sample:
         return None
 
 
-class AgentModeDaemon:
-    """Runs batches of tasks for a training loop.
+class AgentModeDaemon(SteppedBatches):
+    """Runs batches of tasks for a training loop: `run_batch` for our own, the methods of `SteppedBatches` for others.
 
     Args:
         store: Where rollouts are queued and recorded.
@@ -111,6 +116,7 @@ class AgentModeDaemon:
         rollout_config: Timeout and retries of each rollout.
         finished: Rollouts of an earlier, interrupted execution of this run, by key; they are not run again where
             task and seed are the same.
+        n, resources, llm_proxy, model, pad_token_id, fill: See `SteppedBatches`; `run_batch` does without.
     """
 
     def __init__(
@@ -121,7 +127,16 @@ class AgentModeDaemon:
         seed: int,
         rollout_config: RolloutConfig,
         finished: Mapping[SampleKey, Rollout] | None = None,
+        n: int = 1,
+        resources: NamedResources | None = None,
+        llm_proxy: LLMProxy | None = None,
+        model: str | None = None,
+        pad_token_id: int = 0,
+        fill: float = 0.0,
     ) -> None:
+        super().__init__(
+            n=n, resources=resources, llm_proxy=llm_proxy, model=model, pad_token_id=pad_token_id, fill=fill
+        )
         self._store = store
         self._adapters = adapters
         self._seed = seed

@@ -80,7 +80,7 @@ def serve(config: VerlConfig, own: PolicyConfig) -> Served:
 def make_policy(
     name: str, config: VerlConfig, own: PolicyConfig, served: Served, credit: CreditRule, total_steps: int
 ) -> PolicyRun:
-    """The learner of a policy, with its critic and its reference where it needs them.
+    """The learner of a policy, with its critic and its reference where it is trained and needs them.
 
     Raises:
         ModelError: the critic's model can't be loaded.
@@ -100,8 +100,8 @@ def make_policy(
             threads=config.agentlightning.threads,
             gradient_checkpointing=own.actor_rollout_ref.model.enable_gradient_checkpointing,
         ),
-        critic=_critic(config, own, served, total_steps) if config.needs_critic(own) else None,
-        reference=_reference(config, own, served) if config.needs_reference(own) else None,
+        critic=_critic(config, own, served, total_steps) if own.trainable and config.needs_critic(own) else None,
+        reference=_reference(config, own, served) if own.trainable and config.needs_reference(own) else None,
         credit=credit,
     )
 

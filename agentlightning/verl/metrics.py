@@ -23,7 +23,9 @@ __all__ = [
     "length_metrics",
     "overlong_metrics",
     "policy_metrics",
+    "response_tokens",
     "seqlen_metrics",
+    "speed_metrics",
     "staleness_metrics",
     "stats",
     "step_metrics",
@@ -222,6 +224,27 @@ def policy_metrics(groups: Sequence[Sequence[Scored]], version: int) -> dict[str
         ),
         **stats("num_turns", [len(item.episode.turns) for item in scored]),
         **staleness_metrics([[turn.call.weights_version for turn in item.episode.turns] for item in scored], version),
+    }
+
+
+def response_tokens(samples: Sequence[Sample]) -> int:
+    """Tokens that all policies sampled in these rollouts."""
+    episodes = [episode for sample in samples for episode in sample.episodes.values()]
+    return sum(len(turn.call.response_ids) for episode in episodes for turn in episode.turns)
+
+
+def speed_metrics(metrics: Mapping[str, float], sampled: int) -> dict[str, float]:
+    """`perf/*`, `timing_per_token_ms/*` and `global_seqlen/*` of a step.
+
+    Args:
+        metrics: Of the step, with its `perf/total_num_tokens` and `timing_s/*`.
+        sampled: Tokens that were sampled in it.
+    """
+    tokens = metrics["perf/total_num_tokens"]
+    return {
+        **throughput_metrics(tokens, metrics["timing_s/step"]),
+        **timing_per_token(metrics, response_tokens=sampled, all_tokens=tokens),
+        **seqlen_metrics([tokens]),
     }
 
 

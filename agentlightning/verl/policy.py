@@ -324,7 +324,7 @@ class PolicyRun:
         """The rollouts to step on, where that are not simply all, and which of them stay in one mini-batch."""
         if self._mode == ONLINE_DPO:
             chosen, size = [number for pair in pairs(experience, step) for number in pair], 2
-        elif self.config.algorithm.use_pf_ppo:
+        elif self.config.algorithm.use_pf_ppo and self._estimator == "gae":
             seed = stable_seed(self.config.agentlightning.seed, "pf_ppo", step)
             chosen = resample(self.config, experience, seed=seed)
             size = self.config.actor_rollout_ref.rollout.n

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,16 @@ from .collect import Collected, Collector, shaping
 from .config import VerlConfig
 from .daemon import AgentModeDaemon, Sample, finished_rollouts
 from .deploy import Served, make_policy
-from .metrics import train_metrics, val_metrics
+from .dump import describe, some, write_lines
+from .metrics import (
+    overlong_metrics,
+    policy_metrics,
+    response_tokens,
+    speed_metrics,
+    step_metrics,
+    val_metrics,
+)
+from .policy import PolicyRun
 from .rows import Scored, score
 from .tasks import TaskOrder, task_order
 
@@ -116,7 +125,14 @@ class AgentLightningTrainer:
         }
         done, state = self._restore()
         self.daemon = await self._make_daemon(done)
-        self.collector = Collector(self.config, self.daemon, self.order, tasks, greedy=self._needs_baselines())
+        self.collector = Collector(
+            self.config,
+            self.daemon,
+            self.order,
+            tasks,
+            greedy=self._needs_baselines(),
+            earlier=self.config.agentlightning.spin_pairs == "previous",
+        )
         self._take_up(state)
         self.resources_id = (await self.store.update_resources("rs-verl", self.resources)).resources_id
         with (
@@ -134,7 +150,8 @@ class AgentLightningTrainer:
             for step in range(done + 1, total + 1):
                 metrics = await self._train_step(step, val_dataset, last=step == total)
                 # Metrics first: a kill in between repeats the step, the other way round its line would be lost.
-                self._log(step, metrics)
+                self._log(step, metrics | self._save_time)
+                self._save_time = {}
                 if step == total or _due(step, trainer.save_freq):
                     self._save(step)
 
@@ -150,45 +167,54 @@ class AgentLightningTrainer:
         if val_dataset is not None and (last or _due(step, trainer.test_freq)) and trainer.test_freq != 0:
             with self._timed(metrics, "testing"):
                 metrics |= await self._validate(step, val_dataset)
-        self._dump(trainer.rollout_data_dir, step, collected.samples)
+        if trainer.rollout_data_dir is not None:
+            write_lines(trainer.rollout_data_dir, step, self._texts(collected.samples))
         metrics["training/global_step"] = step
         metrics["training/epoch"] = (self.collector.drawn - 1) // self.order.steps_per_epoch
         metrics["timing_s/step"] = time.perf_counter() - started
-        return metrics | speed_metrics(metrics) | self._save_time
+        return metrics | speed_metrics(metrics, response_tokens(collected.samples))
 
     def _learn(self, collected: Collected, step: int) -> dict[str, float]:
         """Every policy learns from its own turns. One policy's metrics keep verl's names, several have prefixes."""
         result: dict[str, float] = {}
+        tokens = 0.0
         for name, policy in self.policies.items():
-            prefix = f"{name}/" if len(self.policies) > 1 else ""
-            metrics = self._learn_policy(policy, collected, step)
-            result |= {key if key.startswith(_OF_THE_STEP) else prefix + key: value for key, value in metrics.items()}
+            with self._timed(result, "adv"):
+                groups = self._scored(collected.groups, name)
+            version = policy.engine.version
+            metrics = self._teach(policy, groups, collected, step) if policy.own.trainable else {}
+            metrics |= policy_metrics(groups, version)
+            tokens += metrics["perf/total_num_tokens"]
+            if len(self.policies) > 1:
+                metrics = {f"{name}/{key}": value for key, value in metrics.items()}
+            if "critic/score/mean" not in result:  # the rewards are those of all policies
+                result |= step_metrics(collected.samples, groups, torn=collected.torn, silent=collected.silent)
+            result |= {
+                key: value + result.get(key, 0.0) if "timing_s/" in key else value for key, value in metrics.items()
+            }
         for sample in collected.samples:
             if not sample.torn:
                 self.order.record(sample.task, self._reward(sample))
+        result["perf/total_num_tokens"] = tokens
+        result["training/n_generation_batches"] = float(collected.batches)
         return result
 
-    def _learn_policy(self, policy: PolicyRun, collected: Collected, step: int) -> dict[str, float]:
-        fill, shape = self.config.agentlightning.reward_fillna_value, shaping(self.config)
-        version = policy.engine.version
-        groups = score(collected.groups, policy.name, self.credit, fill=fill, shape=shape)
-        metrics: dict[str, float] = {}
-        if policy.own.trainable:
-            metrics = policy.learn(
-                groups,
-                step,
-                baselines={
-                    group: self._reward(sample) + shape(sample.episodes[policy.name])
-                    for group, sample in collected.baselines.items()
-                },
-                earlier=score(collected.earlier, policy.name, self.credit, fill=fill, shape=shape),
-            )
-        metrics |= train_metrics(collected.samples, groups, dropped_groups=collected.torn, silent=collected.silent)
-        metrics |= policy_metrics(groups, version)
+    def _teach(
+        self, policy: PolicyRun, groups: list[list[Scored]], collected: Collected, step: int
+    ) -> dict[str, float]:
+        shape = shaping(self.config)
+        baselines = {
+            group: self._reward(sample) + (0.0 if shape is None else shape(sample.episodes[policy.name]))
+            for group, sample in collected.baselines.items()
+        }
+        metrics = policy.learn(groups, step, baselines=baselines, earlier=self._scored(collected.earlier, policy.name))
         if self.config.reward.reward_kwargs.overlong_buffer_cfg.log:
             metrics |= overlong_metrics([item.penalty for group in groups for item in group])
-        metrics["training/n_generation_batches"] = float(collected.batches)
         return metrics
+
+    def _scored(self, groups: Sequence[Sequence[Sample]], policy: str) -> list[list[Scored]]:
+        fill = self.config.agentlightning.reward_fillna_value
+        return score(groups, policy, self.credit, fill=fill, shape=shaping(self.config))
 
     def _reward(self, sample: Sample) -> float:
         """The agent's, or what stands for a missing one."""
@@ -204,8 +230,16 @@ class AgentLightningTrainer:
             resources_id=self.resources_id,
             on_progress=self.progress.phase(step, "validation"),
         )
-        lines = self._dump(trainer.validation_data_dir, step, samples)
+        if trainer.validation_data_dir is not None:
+            write_lines(trainer.validation_data_dir, step, self._texts(samples))
+        if trainer.log_val_generations:
+            self.logger.log_texts(step, "val/generations", self._texts(some(samples, trainer.log_val_generations)))
         return val_metrics(samples, self.config.agentlightning.reward_fillna_value, shaping(self.config))
+
+    def _texts(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        tokenizers = {name: served.tokenizer for name, served in self.served.items()}
+        fill = self.config.agentlightning.reward_fillna_value
+        return describe(samples, tokenizers, fill=fill, shape=shaping(self.config))
 
     # -- resume -----------------------------------------------------------------------------------------------------
 
@@ -249,7 +283,7 @@ class AgentLightningTrainer:
         """Put back what the loop itself had remembered."""
         if not state:
             return
-        self.collector.drawn = int(state["drawn"])
+        self.collector.load(state["collector"])
         self.order.load(state["order"])
         for name, kl in state["kl"].items():
             self.policies[name].kl.load_state_dict(kl)
@@ -260,7 +294,7 @@ class AgentLightningTrainer:
             return
         state = {
             "seed": self.config.agentlightning.seed,
-            "drawn": self.collector.drawn,
+            "collector": self.collector.state(),
             "order": self.order.state(),
             "kl": {name: policy.kl.state_dict() for name, policy in self.policies.items()},
         }
@@ -310,16 +344,14 @@ class AgentLightningTrainer:
 
     def _needs_baselines(self) -> bool:
         estimator = self.config.algorithm.adv_estimator
-        return estimator is not None and requirements(estimator).reward_baselines
+        learning = not all(self.config.is_self_play(own) for own in self.config.policies().values())
+        return learning and estimator is not None and requirements(estimator).reward_baselines
 
     def _give_up_if_everything_fails(self, collected: Collected, *, last: bool) -> None:
         samples = collected.samples
-        rewarded = any(sample.reward is not None for sample in samples)
-        if collected.groups and rewarded:
+        if (collected.groups or collected.silent) and any(sample.reward is not None for sample in samples):
             self._failed_steps = 0
             return
-        if collected.silent and rewarded:
-            return  # nothing failed: the rollouts of each group were alike
         self._failed_steps += 1
         reason = _why_nothing_is_learned(samples)
         if self._failed_steps >= MAX_FAILED_STEPS or last:

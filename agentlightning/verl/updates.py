@@ -70,7 +70,7 @@ def aggregation(config: VerlConfig, own: PolicyConfig) -> str:
 def moves_silent_rows(config: VerlConfig, own: PolicyConfig) -> bool:
     """Whether rows without any advantage have a gradient nevertheless."""
     actor = own.actor_rollout_ref.actor
-    if config.is_self_play(own) or actor.entropy_coeff or actor.use_kl_loss:
+    if config.is_self_play(own) or actor.entropy_coeff != 0 or actor.use_kl_loss:
         return True
     return not vanishes_without_advantage(config.loss_mode(own))
 

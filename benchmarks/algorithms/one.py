@@ -16,10 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from examples.calc.agent import calc_agent
-
 import agentlightning as agl
 from agentlightning.report.rss import PeakRss
+from examples.calc.agent import calc_agent
 
 from . import matrix, warm
 from .recorder import HELD, REWARD, ROLLOUTS, Recorder
@@ -40,6 +39,7 @@ def evaluate(home: Path, model: Path) -> dict[str, Any]:
     """Greedy reward on held-out problems."""
     _, test = warm.problems(home)
     config = {**matrix.COMMON, "actor_rollout_ref.model.path": str(model), "trainer.val_only": True}
+    config["trainer.val_before_train"] = True
     algorithm = agl.VERL(config)
     _trainer(algorithm, None).fit(calc_agent, val_dataset=test)
     return _end(algorithm.history[-1])
@@ -47,12 +47,11 @@ def evaluate(home: Path, model: Path) -> dict[str, Any]:
 
 def train(name: str, home: Path, seed: int) -> dict[str, Any]:
     """One run of an algorithm, with its end result and its curve."""
-    chosen = matrix.ALGORITHMS[name]
+    chosen, settings = matrix.ALGORITHMS[name], warm.settings_of(name, home, seed)
     if chosen.preset is None:
-        return {**warm.more(home, seed), **evaluate(home, matrix.sft_model(home, seed))}
+        return {**warm.more(home, seed), **evaluate(home, matrix.sft_model(home, seed)), "settings": settings}
     problems, test = warm.problems(home)
-    settings = chosen.settings(str(matrix.start_of(home, name, seed)), seed)
-    algorithm = agl.VERL(settings, trainer_cls=Recorder, preset=chosen.preset)
+    algorithm = agl.VERL(settings["config"], trainer_cls=Recorder, preset=chosen.preset)
     work = home / "work" / f"{name}-seed{seed}"
     shutil.rmtree(work, ignore_errors=True)
     _trainer(algorithm, work).fit(calc_agent, problems, val_dataset=test)
@@ -64,6 +63,7 @@ def train(name: str, home: Path, seed: int) -> dict[str, Any]:
         "rollouts": [row[ROLLOUTS] for row in steps],
         "entropies": [row.get(ENTROPY) for row in steps],
         "held": max(row[HELD] for row in steps),
+        "settings": settings,
     }
 
 

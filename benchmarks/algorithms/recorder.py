@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-
 from torch import Tensor
 
 from agentlightning.verl import AgentLightningTrainer

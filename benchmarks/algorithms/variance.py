@@ -7,14 +7,14 @@ estimator's scale, so that a whitened advantage compares with a plain one. Calle
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from examples.calc.agent import calc_agent
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,7 +28,9 @@ from agentlightning.verl import AgentLightningTrainer
 from agentlightning.verl.collect import Collected
 from agentlightning.verl.estimate import token_rewards
 from agentlightning.verl.experience import Experience
-from agentlightning.verl.rows import mini_batches, score
+from agentlightning.verl.policy import PolicyRun
+from agentlightning.verl.rows import Scored, mini_batches
+from examples.calc.agent import calc_agent
 
 from . import matrix
 
@@ -116,10 +118,22 @@ class Probe(AgentLightningTrainer):
     """By estimator, one of each batch; set by `measure`."""
 
     def _learn(self, collected: Collected, step: int) -> dict[str, float]:
-        ((name, policy),) = self.policies.items()
-        experience = Experience.of(score(collected.groups, name, self.credit))
+        for policy in self.policies.values():
+            policy.learn = partial(self._take, policy)
+        return super()._learn(collected, step)
+
+    def _take(
+        self,
+        policy: PolicyRun,
+        groups: Sequence[Sequence[Scored]],
+        *_: Any,
+        baselines: Mapping[tuple[int, int], float],
+        **__: Any,
+    ) -> dict[str, float]:
+        """In place of `PolicyRun.learn`."""
+        experience = Experience.of(groups)
         mask, rewards = experience.mask_RT, token_rewards(experience, "grpo")
-        greedy = torch.tensor([collected.baselines[item.sample.group].reward or 0.0 for item in experience.rollouts])
+        greedy = torch.tensor([baselines[item.sample.group] for item in experience.rollouts])
         with cpu_threads(matrix.THREADS):
             for estimator in TITLES:
                 worth = batch_advantages(estimator, rewards, mask, experience.labels, greedy)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 HERE = Path(__file__).parent
@@ -32,13 +33,16 @@ class Side(NamedTuple):
 
     what: str
     """An argument of `ours.py`, or `trl`."""
-    prompt: int = 50
+    prompt: int = 0
+    """Tokens of each prompt, where there are prompts."""
 
     @property
     def command(self) -> list[str]:
+        """How it is started."""
+        program = [sys.executable, "ours.py", self.what]
         if self.what == "trl":
-            return [str(TRL / "bin" / "python"), str(HERE / "peer_trl.py"), "--prompt", str(self.prompt)]
-        return [sys.executable, str(HERE / "ours.py"), self.what, "--prompt", str(self.prompt)]
+            program = [str(TRL / "bin" / "python"), "peer_trl.py"]
+        return [*program, *(["--prompt", str(self.prompt)] if self.prompt else [])]
 
 
 class Comparison(NamedTuple):
@@ -53,15 +57,19 @@ class Comparison(NamedTuple):
 
 
 COMPARISONS = {
-    "shared-50": Comparison("shared prompt of 50, to rows computed whole", Side("update"), Side("unshared"), 1.3),
+    "shared-50": Comparison(
+        "shared prompt of 50, to rows computed whole", Side("update", 50), Side("unshared", 50), 1.3
+    ),
     "shared-256": Comparison("the same at 256", Side("update", 256), Side("unshared", 256), 2.3),
     "ragged": Comparison(
         "ragged rows, to transformers on dense ones", Side("ragged"), Side("dense"), 1.0, per_token=True
     ),
     "turns": Comparison("a row each of ten turns, to their merged row", Side("turns"), Side("merged"), 1 / 1.15),
-    "trl-50": Comparison("GRPO update at 50, to TRL", Side("update"), Side("trl"), 2.0),
+    "trl-50": Comparison("GRPO update at 50, to TRL", Side("update", 50), Side("trl", 50), 2.0),
     "trl-256": Comparison("GRPO update at 256, to TRL", Side("update", 256), Side("trl", 256), 4.0),
-    "step-50": Comparison("GRPO step, sampling included, at 50, to TRL", Side("step"), Side("trl"), 1.6, "step"),
+    "step-50": Comparison(
+        "GRPO step, sampling included, at 50, to TRL", Side("step", 50), Side("trl", 50), 1.6, "step"
+    ),
 }
 
 
@@ -110,12 +118,12 @@ def measure(sides: list[Side], rounds: int, runs: int) -> tuple[dict[Side, Found
     """All sides, there and back; and what failed."""
     found: dict[Side, Found] = {}
     failed: list[str] = []
-    for turn in range(rounds):
-        for side in sides if turn % 2 == 0 else sides[::-1]:
-            try:
-                found[side] = together(found.get(side), run(side, runs))
-            except RuntimeError as error:
-                failed.append(str(error))
+    order = [side for turn in range(rounds) for side in (sides if turn % 2 == 0 else sides[::-1])]
+    for side in track(order, "sides", transient=True):
+        try:
+            found[side] = together(found.get(side), run(side, runs))
+        except RuntimeError as error:
+            failed.append(str(error))
     return found, failed
 
 
@@ -133,7 +141,9 @@ def sides_table(found: Mapping[Side, Found]) -> Table:
     for side, result in found.items():
         for timed in result.seconds:
             cpu, wall = result.least(timed), result.least(timed, 1)
-            table.add_row(side.what, str(side.prompt), timed, f"{cpu:.2f}", f"{wall:.2f}", f"{result.peak_mib:,.0f}")
+            table.add_row(
+                side.what, str(side.prompt or "-"), timed, f"{cpu:.2f}", f"{wall:.2f}", f"{result.peak_mib:,.0f}"
+            )
     return table
 
 
@@ -166,14 +176,12 @@ def main() -> None:
     built = (TRL / ".installed").exists()
     if not built and not args.alone:
         console.print(NO_TRL)
-    chosen = {
-        name: COMPARISONS[name]
-        for name in args.only
-        if COMPARISONS[name].other.what != "trl" or (built and not args.alone)
-    }
+    chosen = {name: COMPARISONS[name] for name in args.only}
     cores, load = os.cpu_count(), os.getloadavg()[0]
     console.print(f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, load {load:.1f}")
     sides = list(dict.fromkeys(side for c in chosen.values() for side in (c.ours, c.other)))
+    if args.alone or not built:
+        sides = [side for side in sides if side.what != "trl"]
     found, failed = measure(sides, 1 if args.quick else args.rounds, 1 if args.quick else 3)
     console.print(sides_table(found), ratios_table(chosen, found))
     args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
 """A job small enough for a test: an agent is rewarded for answers that hold the letter `a`.
 
-Run as `python -m tests.e2e.letters RUN_DIR MODEL [--resume] [--crash-at STEP]`; tests also import it.
+Run as `python -m tests.e2e.letters RUN_DIR MODEL [--resume] [--crash-at STEP] [--config JSON]`; tests also import it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 from pathlib import Path
@@ -56,6 +57,10 @@ def config(model: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
+KILLED_AT = 9
+"""Rollouts of a step after which a crash comes: about half of them, whatever the number of samples."""
+
+
 class CrashAt(agl.Hook):
     """Kills the process without warning, in the middle of a step."""
 
@@ -66,7 +71,7 @@ class CrashAt(agl.Hook):
     async def on_rollout_end(self, *, agent: Any, runner: Any, rollout: Any, spans: Any) -> None:
         if rollout.metadata["step"] == self.step and rollout.mode == "train":
             self.seen += 1
-            if self.seen == 17:
+            if self.seen == KILLED_AT:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -85,5 +90,6 @@ if __name__ == "__main__":
     parser.add_argument("model", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--crash-at", type=int)
+    parser.add_argument("--config", type=json.loads, default={})
     args = parser.parse_args()
-    train(args.run_dir, args.model, resume=args.resume, crash_at=args.crash_at)
+    train(args.run_dir, args.model, resume=args.resume, crash_at=args.crash_at, **args.config)

@@ -19,7 +19,7 @@ from agentlightning.types import ConfigError, DatasetError, ModelError, RunExist
 from .letters import TASKS, config, letters_agent, make_model, train
 
 ROOT = Path(__file__).parents[2]
-TIMES = ("timing_s/", "perf/throughput")
+TIMES = ("timing_s/", "timing_per_token_ms/", "perf/throughput", "perf/time_per_step")
 
 
 def metrics_of(run_dir):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from itertools import pairwise
 
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from agentlightning.learner import batch as batches
 from agentlightning.learner.batch import Row, hidden_states, pack, plan, tokens_of
 from agentlightning.learner.forward import Recomputation
+from agentlightning.learner.objectives import CrossEntropy
 from agentlightning.learner.prefix import merge
 
+from . import helpers
 from .conftest import make_model
 
 CPU = torch.device("cpu")
@@ -138,6 +141,23 @@ def test_recomputed_activations_change_no_gradient():
     with Recomputation(model.get_decoder())():
         again = gradients(model, loss(model, pack(rows, CPU)))
     assert_equal(again, plain, 1e-12)
+
+
+@pytest.mark.parametrize("token_budget", [1, 40, 1000])
+def test_an_update_is_that_of_rows_that_share_nothing(model, monkeypatch, token_budget):
+    rows = group()
+    found, metrics = helpers.gradients(model, rows, CrossEntropy(), token_budget=token_budget)
+    monkeypatch.setattr(batches, "merge", partial(merge, least_saving=math.inf))
+    wanted, plain = helpers.gradients(model, rows, CrossEntropy(), token_budget=1)
+    assert_equal(found, wanted, 1e-9)
+    assert metrics == pytest.approx(plain, rel=1e-9)
+
+
+def test_outputs_come_back_in_the_order_of_the_rows(model):
+    rows = [r for pair in zip(group(0), group(1), strict=True) for r in pair]
+    found = helpers.make_learner(model, token_budget=60).outputs(rows)
+    for r, got in zip(rows, found, strict=True):
+        np.testing.assert_allclose(got, helpers.alone_logprobs(model, r).detach().numpy(), atol=1e-6)
 
 
 def test_rows_without_anything_in_common_lie_end_to_end():

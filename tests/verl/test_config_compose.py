@@ -248,7 +248,7 @@ OVERLONG = "reward.reward_kwargs.overlong_buffer_cfg"
         (["trainer.resume_mode=resume_path"], "set `trainer.resume_from_path`"),
         (["trainer.resume_from_path=somewhere"], "global_step_N"),
         (["trainer.val_only=true", "trainer.val_before_train=false"], "nothing would run"),
-        (["trainer.critic_warmup=5", "trainer.total_training_steps=5"], "the policy would never learn"),
+        (["trainer.critic_warmup=6", "trainer.total_training_steps=5"], "the policy would never learn"),
         (["critic.enable=false"], "GAE needs the critic's values"),
         (["algorithm.adv_estimator=null"], "the loss 'vanilla' needs advantages"),
         (["algorithm.adv_estimator=grpo_passk"], "it compares the best two"),

@@ -37,7 +37,7 @@ def test_without_any_there_is_the_main_one():
 def test_each_has_its_own_over_the_common_ones():
     resolved = load(
         planner={"actor_rollout_ref": {"model": {"path": "big", "lora_rank": 8}, "actor": {"optim": {"lr": 1e-4}}}},
-        worker={"trainable": False, "actor_rollout_ref.rollout.temperature": 0.7},
+        worker={"trainable": False, "actor_rollout_ref.rollout.max_num_seqs": 7},
         third={},
     )
     planner, worker, third = resolved.config.policies().values()
@@ -47,7 +47,7 @@ def test_each_has_its_own_over_the_common_ones():
     assert worker.actor_rollout_ref.model.path == third.actor_rollout_ref.model.path == "common"
     assert planner.actor_rollout_ref.actor.optim.lr == 1e-4
     assert worker.actor_rollout_ref.actor.optim.lr == 1e-6
-    assert worker.actor_rollout_ref.rollout.temperature == 0.7
+    assert worker.actor_rollout_ref.rollout.max_num_seqs == 7
     for policy in (planner, worker, third):
         assert policy.actor_rollout_ref.actor.clip_ratio_high == 0.3
         assert policy.actor_rollout_ref.rollout.n == 4
@@ -143,6 +143,8 @@ def test_what_is_wrong_with_all_policies_is_said_once_and_else_by_name():
         ({"a": {"actor_rollout_ref.actor.optim.lrr": 1}}, "policy `a`: unknown config key `actor_rollout_ref.actor.op"),
         ({"a": {"data.train_batch_size": 1}}, "policy `a` can't have `data.train_batch_size` of its own"),
         ({"a": {"actor_rollout_ref.rollout.n": 1}}, "policy `a` can't have `actor_rollout_ref.rollout.n` of its own"),
+        ({"a": {"actor_rollout_ref.rollout.temperature": 0.7}}, "rollout.temperature` of its own; set it for all"),
+        ({"a": {"actor_rollout_ref.rollout.val_kwargs.top_p": 0.7}}, "val_kwargs.top_p` of its own; set it for all"),
         ({"a": {"actor_rollout_ref.actor.ppo_epochs": 0}}, "policy `a`: `actor_rollout_ref.actor.ppo_epochs` is 0"),
         ({"a": {"trainable": "yes"}}, "`trainable` of a policy is 'yes'"),
         ({"a": 3}, "`agentlightning.policies.a` is 3; a policy is a mapping"),

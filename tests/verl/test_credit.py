@@ -10,11 +10,14 @@ import torch
 
 from agentlightning.adapter import episode_from_spans
 from agentlightning.credit import get_credit, relative
+from agentlightning.learner.advantages import requirements
 from agentlightning.learner.learner import Learner, OptimizerConfig
 from agentlightning.learner.objectives import Policy
 from agentlightning.learner.schedule import Schedule
 from agentlightning.types import Attempt, AttemptedRollout, ConfigError, Episode, TrainingError
 from agentlightning.verl.config import load_config
+from agentlightning.verl.config.credit import OF_RETURNS
+from agentlightning.verl.config.schema import ESTIMATORS
 from agentlightning.verl.daemon import Sample
 from agentlightning.verl.rows import score
 from tests.adapter.spans import llm_call, reward
@@ -28,7 +31,12 @@ SECOND = ([1, 2], [7], [8, 9], [10, 11])
 
 
 def config(**changes: Any):
-    base = {"actor_rollout_ref.model.path": "m", "data.train_batch_size": 1, "actor_rollout_ref.rollout.n": 2}
+    base = {
+        "algorithm.adv_estimator": "grpo",
+        "actor_rollout_ref.model.path": "m",
+        "data.train_batch_size": 1,
+        "actor_rollout_ref.rollout.n": 2,
+    }
     return load_config({**base, **changes}).config
 
 
@@ -216,13 +224,17 @@ def test_a_configuration_names_a_rule_and_its_parameters(overrides: dict[str, An
 
 
 def test_the_command_line_does_so_too() -> None:
-    words = ["actor_rollout_ref.model.path=m", "actor_rollout_ref.rollout.n=2"]
+    words = ["algorithm.adv_estimator=grpo", "actor_rollout_ref.model.path=m", "actor_rollout_ref.rollout.n=2"]
     given = load_config([*words, "agentlightning.credit={name: discounted, gamma: 0.9}"]).config
     assert given.agentlightning.credit == {"name": "discounted", "gamma": 0.9}
 
 
 def test_a_later_layer_adds_parameters_or_replaces_the_rule() -> None:
-    base = {"actor_rollout_ref.model.path": "m", "agentlightning.credit": {"name": "per_turn", "gamma": 0.9}}
+    base = {
+        "algorithm.adv_estimator": "grpo",
+        "actor_rollout_ref.model.path": "m",
+        "agentlightning.credit": {"name": "per_turn", "gamma": 0.9},
+    }
 
     def credit(overrides: dict[str, Any]) -> Any:
         return load_config(overrides, base=base).config.agentlightning.credit
@@ -243,8 +255,32 @@ def test_a_later_layer_adds_parameters_or_replaces_the_rule() -> None:
             {"agentlightning.credit": "group_relative_per_turn", "actor_rollout_ref.rollout.n": 1},
             "compares the rollouts of one task, and `actor_rollout_ref.rollout.n` is 1; make it 2 or more",
         ),
+        (
+            {"agentlightning.credit": "by_agent", "algorithm.adv_estimator": "gae"},
+            "'by_agent' gives advantages, so that `algorithm.adv_estimator` 'gae' would do nothing; set it to 'grpo'",
+        ),
+        (
+            {"agentlightning.credit": "by_agent", "algorithm.use_kl_in_reward": True},
+            "takes nothing off; use `actor_rollout_ref.actor.use_kl_loss`",
+        ),
+        (
+            {"agentlightning.credit": "discounted", "algorithm.adv_estimator": "reinforce_plus_plus"},
+            "'discounted' gives a turn what was earned after it, and .* 'reinforce_plus_plus' sums that up itself",
+        ),
+        (
+            {"agentlightning.credit": {"name": "per_turn", "gamma": 0.5}, "algorithm.adv_estimator": "gae"},
+            "'per_turn' gives a turn what was earned after it",
+        ),
     ],
 )
 def test_a_rule_that_cannot_be_is_refused_before_anything_runs(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(**overrides)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_what_a_turn_earned_itself_goes_with_every_estimator(name: str) -> None:
+    """And the estimators that sum up rewards are those that read more than their sum."""
+    keys = {"algorithm.gdpo_reward_keys": ["a"]} if name == "gdpo" else {}
+    assert config(**{"agentlightning.credit": "per_turn", "algorithm.adv_estimator": name, **keys})
+    assert (name in OF_RETURNS) == (not requirements(name).outcome)

@@ -7,41 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentlightning.adapter import TokenGraph
 from agentlightning.credit import get_credit
-from agentlightning.types import Attempt, AttemptedRollout, Episode, TokenCall, TrainingError, Trajectory, Turn
+from agentlightning.types import TrainingError, Trajectory
 from agentlightning.verl.config import load_config
-from agentlightning.verl.daemon import Sample
 from agentlightning.verl.estimate import token_rewards
 from agentlightning.verl.experience import Experience
 from agentlightning.verl.rows import mini_batches, score, whole_groups
 from tests.adapter.test_graph import traces
 
 from .batches import batches, identical, numbers, valued
+from .rollouts import call, one_turn, sample
 
 
 def config(**changes):
     base = {"actor_rollout_ref.model.path": "m", "data.train_batch_size": 4}
     return load_config({**base, **changes}).config
-
-
-def call(prompt, response, logprobs=True):
-    values = np.full(len(response), -1.0, np.float32) if logprobs else None
-    return TokenCall("m", np.array(prompt, np.int32), np.array(response, np.int32), values, "stop")
-
-
-def sample(task, number, calls, reward, *, status="succeeded", error=None, missing=0, backend_failures=0):
-    graph = TokenGraph(calls)
-    trajectories, calls = graph.assemble()
-    attempt = Attempt(rollout_id="r", attempt_id="a", sequence_id=1, start_time=0.0, status=status)
-    rollout_status = "succeeded" if status == "succeeded" else "failed"
-    rollout = AttemptedRollout(rollout_id="r", input=task, start_time=0.0, status=rollout_status, attempt=attempt)
-    episode = Episode("r", [Turn(c, None) for c in calls], trajectories, reward, [], missing, backend_failures)
-    return Sample(task, number, rollout, {"main_llm": episode}, error)
-
-
-def one_turn(task, number, reward, length=2, **changes):
-    return sample(task, number, [call([1, 2], [3] * length)], reward, **changes)
 
 
 def test_advantages_are_relative_to_the_group():
@@ -145,6 +125,7 @@ def test_shaping_is_added_to_the_reward_and_the_last_turns():
         lambda: one_turn(0, 1, 1.0, missing=1),
         lambda: one_turn(0, 1, float("nan")),
         lambda: one_turn(0, 1, float("inf")),
+        lambda: one_turn(0, 1, 1.0, quality=float("nan")),
         lambda: one_turn(0, 1, None, status="failed", error="InternalServerError", backend_failures=1),
     ],
 )

@@ -22,6 +22,7 @@ from agentlightning.verl.config import load_config
 from agentlightning.verl.config.credit import credit_problem
 
 if TYPE_CHECKING:
+    from agentlightning.store.base import LightningStore
     from agentlightning.verl.daemon import AgentModeDaemon
     from agentlightning.verl.trainer import AgentLightningTrainer
 
@@ -121,7 +122,7 @@ class VERL(Algorithm):
 
     def _credit(self, given: CreditSpec | None) -> CreditRule:
         spec = self.config.agentlightning.credit if given is None else given
-        if (problem := credit_problem(spec, self.config.actor_rollout_ref.rollout.n)) is not None:
+        if (problem := credit_problem(spec, self.config)) is not None:
             raise ConfigError(problem)
         self._credit_name = dict(spec) if isinstance(spec, Mapping) else spec if isinstance(spec, str) else _name(spec)
         return get_credit(spec)
@@ -130,7 +131,8 @@ class VERL(Algorithm):
         """Train.
 
         Raises:
-            ValueError: the store is missing (run it through `Trainer.fit`).
+            ValueError: the store, the proxy or the adapter is missing: run it through `Trainer.fit`, which sees to
+                them, or set them.
             DatasetError: the dataset that is needed is missing.
             ModelError: the model can't be loaded, or a checkpoint can't be written.
             TrainingError: nothing could be learned, or the gradient diverged.
@@ -142,7 +144,7 @@ class VERL(Algorithm):
         from agentlightning.verl.deploy import serve
         from agentlightning.verl.trainer import AgentLightningTrainer, check_datasets
 
-        store = self.get_store()
+        store = self._store_and_all()
         check_datasets(self.config, train_dataset, val_dataset)  # before the model is loaded, and anything is written
         policies = self.config.policies()
         served = {name: serve(self.config, own) for name, own in policies.items()}
@@ -188,6 +190,15 @@ class VERL(Algorithm):
                 each.engine.stop()
         self._report(rss.peak)
 
+    def _store_and_all(self) -> LightningStore:
+        """The store. Without a trainer nothing stands in for what is missing; with one the proxy is made here."""
+        store = self.get_store()
+        if self._trainer is None:
+            self._need(self.get_llm_proxy(), "llm_proxy")
+            if self.adapter is None:
+                self.get_adapter()
+        return store
+
     def get_client(self) -> Any:
         """The store, through which anybody may watch and add rollouts. Of Agent-Lightning 0.1.
 
@@ -209,8 +220,8 @@ class VERL(Algorithm):
         from agentlightning.verl.retokenize import Retokenizer
 
         given = self.adapter
-        if given is None and self._trainer is not None:
-            given = self._trainer.adapter
+        if given is None:
+            given = self._adapter if self._trainer is None else self._trainer.adapter
         wanted = self.config.agentlightning.retokenize
         # A copy for each policy: an adapter of ours is told whose calls it is to read.
         given = copy.copy(given) if len(self.config.policies()) > 1 else given

@@ -17,7 +17,7 @@ def _kl_cov(tokens: PolicyTokens, config: Settings) -> Losses:
     assert tokens.chosen is not None
     log_ratio = tokens.log_ratio()
     distance = log_ratio.abs()
-    losses = config.policy_loss.ppo_kl_coef * tokens.chosen * distance - tokens.advantages * log_ratio.exp()
+    losses = distance * config.policy_loss.ppo_kl_coef * tokens.chosen - tokens.advantages * log_ratio.exp()
     nothing = losses.new_zeros(())
     return losses, {
         "actor/ppo_kl": distance.detach(),

@@ -88,7 +88,8 @@ def sum_over_rows(
     """
     wants_gradient = leaf.requires_grad and torch.is_grad_enabled()
     gradient = torch.empty_like(leaf, memory_format=torch.contiguous_format) if wants_gradient else None
-    total, one, sums = leaf.new_zeros(()), leaf.new_ones(1, 1), dict[str, torch.Tensor]()
+    one, sums = leaf.new_ones(1, 1), dict[str, torch.Tensor]()
+    total = leaf.new_zeros((), dtype=torch.promote_types(leaf.dtype, torch.float32))
     rows = max(1, CHUNK_ELEMENTS.get(leaf.device.type, _BIG_CHUNK) // max(mask.shape[-1], 1))
     for start in range(0, len(mask), rows):
         part = slice(start, start + rows)
@@ -97,7 +98,8 @@ def sum_over_rows(
             losses, metrics = evaluate(values, [other[part] for other in others], PaddedSequences(mask[part]))
         bits = -mask[part].to(_BITS[leaf.element_size()])
         if gradient is not None:
-            (slope,) = torch.autograd.grad(losses, values, _only(one if share is None else share[part], bits))
+            weights = _only(one if share is None else share[part], bits).to(losses.dtype)
+            (slope,) = torch.autograd.grad(losses, values, weights)
             # Once more: what is not finite at a token outside the mask stays so when multiplied by 0.
             torch.bitwise_and(slope.view(bits.dtype), bits, out=gradient[part].view(bits.dtype))
         real = _only(losses.detach(), bits)
@@ -109,6 +111,7 @@ def sum_over_rows(
 
 def _only(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     """`values` where all `bits` are set, 0 where none is: `torch.where` at a fraction of its cost."""
+    bits = bits.to(_BITS[values.element_size()])  # losses may be of higher precision than what they are of
     return (values.view(bits.dtype) & bits).view(values.dtype)
 
 

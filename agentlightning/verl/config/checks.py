@@ -109,8 +109,13 @@ def _loss_problems(config: VerlConfig) -> Iterator[str]:
 def run_problems(config: VerlConfig) -> Iterator[str]:
     """Combinations that can't be, of the settings that all policies share."""
     trainer = config.trainer
-    if (problem := credit_problem(config.agentlightning.credit, config.actor_rollout_ref.rollout.n)) is not None:
+    if (problem := credit_problem(config.agentlightning.credit, config)) is not None:
         yield problem
+    if config.algorithm.filter_groups.metric == "seq_final_reward" and config.algorithm.use_kl_in_reward:
+        yield (
+            "`algorithm.filter_groups.metric` is 'seq_final_reward', and with `algorithm.use_kl_in_reward` that is not "
+            "known when groups are chosen; set it to 'seq_reward', the reward before the KL penalty"
+        )
     try:
         task_order(1, 1, seed=0, curriculum=config.agentlightning.curriculum)
     except ConfigError as error:
@@ -122,9 +127,9 @@ def run_problems(config: VerlConfig) -> Iterator[str]:
         yield f"`trainer.resume_from_path` is {trainer.resume_from_path!r}; it must be a `global_step_N` directory"
     if trainer.val_only and not trainer.val_before_train:
         yield "`trainer.val_only` is True but `trainer.val_before_train` is False: nothing would run; set one of them"
-    if trainer.total_training_steps is not None and trainer.critic_warmup >= trainer.total_training_steps:
+    if trainer.total_training_steps is not None and trainer.critic_warmup > trainer.total_training_steps:
         yield (
-            f"`trainer.critic_warmup` ({trainer.critic_warmup}) is not below `trainer.total_training_steps` "
+            f"`trainer.critic_warmup` ({trainer.critic_warmup}) is above `trainer.total_training_steps` "
             f"({trainer.total_training_steps}): the policy would never learn; make it smaller"
         )
     if config.agentlightning.policies and not any(p.trainable for p in config.agentlightning.policies.values()):

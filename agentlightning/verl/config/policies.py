@@ -13,8 +13,12 @@ from .overrides import POLICIES
 from .schema import PolicyConfig, VerlConfig
 
 _SECTIONS = ("actor_rollout_ref.", "critic.")
-COMMON = ("actor_rollout_ref.rollout.n", "actor_rollout_ref.rollout.val_kwargs.n")
-"""Keys of those sections that belong to a task, not to a policy."""
+COMMON = tuple(
+    f"actor_rollout_ref.rollout.{name}"
+    for name in ("n", "seed", "temperature", "top_p", "top_k", "do_sample", "val_kwargs")
+)
+"""Keys (and sections) there that belong to the run: how many rollouts a task has, and how they are sampled, which the
+gateway imposes whichever model is asked."""
 
 
 def foreign(name: str, given: Mapping[str, Any]) -> Iterator[str]:
@@ -26,7 +30,7 @@ def foreign(name: str, given: Mapping[str, Any]) -> Iterator[str]:
             continue
         if not is_known(key):
             yield f"policy `{name}`: {unknown(key)}"
-        elif not key.startswith(_SECTIONS) or key in COMMON:
+        elif not key.startswith(_SECTIONS) or any(f"{key}.".startswith(f"{common}.") for common in COMMON):
             yield f"policy `{name}` can't have `{key}` of its own; set it for all"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from agentlightning.types import ConfigError
 
 from .policies import COMMON
@@ -22,15 +20,6 @@ def as_yaml(config: VerlConfig) -> str:
         raise ConfigError("printing a configuration needs PyYAML: pip install 'agentlightning[verl]'") from error
     tree = config.model_dump(mode="json")
     for policy in tree["agentlightning"]["policies"].values():
-        _remove(policy, COMMON)
+        for key in COMMON:
+            del policy["actor_rollout_ref"]["rollout"][key.rpartition(".")[2]]
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _remove(tree: dict[str, Any], keys: tuple[str, ...]) -> None:
-    """Take out what all policies share."""
-    for key in keys:
-        *path, leaf = key.split(".")
-        node = tree
-        for name in path:
-            node = node[name]
-        del node[leaf]

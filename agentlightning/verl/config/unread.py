@@ -106,6 +106,16 @@ TABLE = (
         f"`{_CORRECTION}bypass_mode` is False",
     ),
     Unread(("algorithm.dpo_*",), _loss("online_dpo"), _NO_LOSS),
+    Unread(("agentlightning.spin_pairs",), _loss("online_dpo"), _NO_LOSS),
+    Unread(
+        (
+            f"{_ACTOR}{{entropy_coeff,use_kl_loss,loss_agg_mode,loss_scale_factor}}",
+            "algorithm.{use_kl_in_reward,rollout_correction.*}",
+        ),
+        lambda c: c.loss_mode() != "online_dpo",
+        _NO_LOSS,
+    ),
+    Unread((f"{_CORRECTION}rollout_is*",), lambda c: c.loss_mode() != "sppo", _NO_LOSS),
     Unread((f"{{algorithm.,{_ACTOR}}}sppo_eta",), _loss("sppo"), _NO_LOSS),
     Unread((f"{_ACTOR}tau_{{pos,neg}}",), _loss("sapo"), _NO_LOSS),
     Unread((f"{_LOSS}clip_cov_*",), _loss("clip_cov"), _NO_LOSS),

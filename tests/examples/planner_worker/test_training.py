@@ -13,7 +13,7 @@ import agentlightning as agl
 from examples.planner_worker.agent import depot_agent
 from examples.planner_worker.train import ROLES, train, warm_start
 
-CHANGES: dict[str, Any] = {"trainer.total_training_steps": 12, "trainer.test_freq": -1, "trainer.logger": []}
+CHANGES: dict[str, Any] = {"trainer.total_training_steps": 10, "trainer.test_freq": -1, "trainer.logger": []}
 
 
 class Said:
@@ -71,6 +71,7 @@ def moved(algorithm: agl.VERL, models: dict[str, Path]) -> dict[str, float]:
 
 @pytest.mark.learning
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute where the machine is idle
 def test_both_learn_and_freezing_either_costs(models: dict[str, Path], tmp_path: Path) -> None:
     both = train(models, tmp_path / "both", 0, None, CHANGES)
     alone = {role: train(models, tmp_path / role, 0, role, CHANGES) for role in ROLES}

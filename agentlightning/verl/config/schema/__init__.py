@@ -62,7 +62,7 @@ class VerlConfig(Section):
     def needs_critic(self, policy: PolicyConfig | None = None) -> bool:
         """Whether a value model is trained."""
         wanted = (policy or self).critic.enable
-        return self.algorithm.adv_estimator == "gae" and not self.is_self_play(policy) if wanted is None else wanted
+        return not self.is_self_play(policy) and (self.algorithm.adv_estimator == "gae" if wanted is None else wanted)
 
     def needs_reference(self, policy: PolicyConfig | None = None) -> bool:
         """Whether log-probs of a reference model are needed: for a KL term, or by SPIN."""

@@ -49,8 +49,8 @@ class FilterGroups(Section):
     """Replace such groups until the batch is full."""
     metric: Annotated[str, BeforeValidator(lambda value: "reward" if value is None else value)] = "reward"
     """What must differ within a group: `acc` or `score` (the reward before shaping, unless there is a dimension of that
-    name), `reward` or `seq_reward` (with the penalty for length), `seq_final_reward` (after the KL penalty), or the
-    name of a reward dimension."""
+    name), `reward`, `seq_reward` or `seq_final_reward` (with the penalty for length), or the name of a reward
+    dimension."""
     max_num_gen_batches: Count = 0
     """Generation batches in one step, after which it trains on the groups it has; without any the run stops with
     advice. 0 is no bound."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -29,6 +29,10 @@ class Ours(Section):
     {...}, critic: {...}}}`, each over the common settings. Empty: one, `main_llm`."""
     filter_zero_variance: bool = False
     """Leave out groups whose rollouts all earned the same: they have no advantage, but count in means."""
+    spin_pairs: Literal["ranked", "previous"] = "ranked"
+    """`online_dpo`: what the best answer to a task is preferred to: the worst of the same step (`ranked`), or
+    (`previous`) the worst of those that the policy gave when the task was run the last time, the first time as
+    `ranked`. There is no pair where it is no better."""
     curriculum: Named | None = None
     """Choose training tasks by what they earned so far: `success_rate`, or with parameters `{name: success_rate,
     epsilon: 0.02, window: 16}`; null is the order of `data.shuffle`."""

@@ -1,0 +1,110 @@
+"""Models, engines and learners from a configuration: who shares weights with whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agentlightning.learner.lora import is_lora
+from agentlightning.types import ModelError
+from agentlightning.verl.deploy import make_policy, serve
+from tests.e2e.letters import make_model
+
+from .batches import identical
+from .deployed import config, deploy
+
+KL = {"actor_rollout_ref.actor.use_kl_loss": True}
+LORA = {"actor_rollout_ref.model.lora_rank": 2}
+PPO = {"algorithm.adv_estimator": "gae"}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def storages(model: Any) -> set[int]:
+    return {p.data_ptr() for p in model.parameters()}
+
+
+def test_the_engine_samples_from_the_learners_own_weights(path: Path) -> None:
+    policy, served = deploy(config(path))
+    assert policy.learner.model is served.model
+    assert served.engine._model is served.model
+    assert (policy.critic, policy.reference, served.base) == (None, None, None)
+    assert {p.dtype for p in served.model.parameters()} == {torch.float32}
+
+
+def test_a_reference_is_a_frozen_copy_of_what_the_policy_is_at_the_start(path: Path) -> None:
+    policy, served = deploy(config(path, **KL))
+    assert policy.reference is not None
+    assert not storages(policy.reference.model) & storages(served.model)
+    assert not any(p.requires_grad for p in policy.reference.model.parameters())
+    assert all(
+        torch.equal(a, b) for a, b in zip(policy.reference.model.parameters(), served.model.parameters(), strict=True)
+    )
+
+
+def test_the_base_of_an_adapter_is_its_reference_at_no_cost(path: Path) -> None:
+    policy, served = deploy(config(path, **KL, **LORA))
+    assert policy.reference is not None
+    assert is_lora(served.model)
+    assert not is_lora(policy.reference.model)
+    assert storages(policy.reference.model) < storages(served.model)
+
+
+def test_a_reference_that_follows_has_an_adapter_of_its_own_on_the_shared_base(path: Path) -> None:
+    policy, served = deploy(config(path, **KL, **LORA, **{"trainer.ref_update_freq": 1}))
+    assert policy.reference is not None
+    trained = {p.data_ptr() for p in served.model.parameters() if p.requires_grad}
+    assert not storages(policy.reference.model) & trained
+    assert storages(policy.reference.model) & storages(served.model)
+
+
+def test_a_critic_has_weights_of_its_own_whatever_the_policy_trains(path: Path) -> None:
+    for changes in ({}, LORA):
+        policy, served = deploy(config(path, **PPO, **changes))
+        assert policy.critic is not None
+        assert not storages(policy.critic.model) & storages(served.model)
+        assert all(p.requires_grad for p in policy.critic.model.parameters())
+
+
+def test_a_critic_with_an_adapter_shares_the_base_of_a_policy_with_one(path: Path) -> None:
+    policy, served = deploy(config(path, **PPO, **LORA, **{"critic.model.lora_rank": 3}))
+    assert policy.critic is not None
+    shared = storages(policy.critic.model) & storages(served.model)
+    assert {p.data_ptr() for p in served.model.parameters() if not p.requires_grad} == shared
+    alone, _ = deploy(config(path, **PPO, **{"critic.model.lora_rank": 3}))
+    assert alone.critic is not None
+    assert is_lora(alone.critic.model)
+
+
+def test_a_critic_starts_from_a_model_of_its_own_where_one_is_named(path: Path, tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", seed=1)
+    policy, _ = deploy(config(path, **PPO, **{"critic.model.path": str(other)}))
+    wanted, _ = deploy(config(other))
+    assert policy.critic is not None
+    names = dict(policy.critic.model.named_parameters())
+    for name, parameter in wanted.learner.model.named_parameters():
+        assert torch.equal(names[name], parameter), name
+    with pytest.raises(ModelError, match="nowhere"):
+        deploy(config(path, **PPO, **{"critic.model.path": str(tmp_path / "nowhere")}))
+
+
+def test_a_frozen_policy_has_neither_critic_nor_reference(path: Path) -> None:
+    cfg = config(path, **PPO, **KL, **{"agentlightning.policies": {"a": {}, "b": {"trainable": False}}})
+    own = cfg.policies()["b"]
+    policy = make_policy("b", cfg, own, serve(cfg, own), identical, 1)
+    assert (policy.critic, policy.reference) == (None, None)
+
+
+def test_schedules_run_over_the_steps_of_the_run_or_over_their_own(path: Path) -> None:
+    optim = "actor_rollout_ref.actor.optim"
+    warm = {f"{optim}.lr_warmup_steps_ratio": 0.5, f"{optim}.lr": 1.0}
+    policy, _ = deploy(config(path, **warm), steps=4)
+    assert [policy.learner.config.lr * policy.learner.schedule(step) for step in range(4)] == [0, 0.5, 1, 1]
+    policy, _ = deploy(config(path, **warm, **{f"{optim}.total_training_steps": 8}), steps=4)
+    assert [policy.learner.schedule(step) for step in range(4)] == [0, 0.25, 0.5, 0.75]
