@@ -165,9 +165,7 @@ async def _load(store: LightningStore, rollout_id: str, attempt_id: str) -> Atte
     metadata = rollout.metadata or {}
     sampling = str(metadata.get("sampling") or rollout.mode or "")
     trace_id = attempt_trace_id(rollout_id, attempt_id)
-    return AttemptState(
-        rollout_id, attempt_id, trace_id, sampling, metadata.get("seed"), latest.start_time, calls=made
-    )
+    return AttemptState(rollout_id, attempt_id, trace_id, sampling, metadata.get("seed"), latest.start_time, calls=made)
 
 
 async def _calls_made(store: LightningStore, rollout: Rollout | None) -> int:

@@ -121,14 +121,14 @@ def measured(home: Path, lines: Sequence[table.Line], results: dict[str, list[Re
     seeds = max((line.seeds for line in lines), default=0)
     parts = [
         f"`make bench-algorithms` on the calculator agent: {STEPS} steps of 16 tasks, 8 rollouts each, two "
-        f"mini-batches (DAPO half as many steps of up to three times the rollouts), {seeds} seeds from one warm "
+        f"mini-batches (DAPO half as many steps of up to three times the rollouts), seeds: {seeds}, from one warm "
         f"start, greedy reward on {TEST_PROBLEMS} held-out problems; {_machine()}.",
         table.comparison(lines),
         "End with its 95 % interval, gain with its standard error. *Improved*: a mean gain of at least "
         f"{table.LEAST_GAIN}, and every seed two standard errors above its start. SFT is one pass over "
         f"{MORE_DEMONSTRATIONS} right demonstrations; SFT -> PPO starts from it. *Numbers held* are weights, gradient, "
-        "optimizer, critic and reference in sizes of the model; *memory* is the process' peak above that of one that only samples, which for a model this small is mostly "
-        "what the allocator keeps.",
+        "optimizer, critic and reference in sizes of the model; *memory* is the process' peak above that of one that "
+        "only samples, which for a model this small is mostly what the allocator keeps.",
         "![Sampled reward over rollouts](images/algorithms.png)",
     ]
     noise = Piece("variance").file(home)

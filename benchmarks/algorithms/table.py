@@ -32,7 +32,7 @@ class Line:
     """Half of the 95 % interval of `end`: problems and seeds are drawn, the larger of both errors counts."""
     gain: float
     error: float
-    """Standard error of the mean gain, of the problems."""
+    """Standard error of the mean gain, of the problems. The start is one evaluation, however many seeds begin there."""
     clear: bool
     """Every seed ended two standard errors above its start."""
     seconds: float
@@ -70,7 +70,7 @@ def line(name: str, starts: Sequence[Result], results: Sequence[Result], idle_mi
         float(after.mean()),
         1.96 * max(of_problems, of_seeds),
         float((after - before).mean()),
-        _sum_error(errors.tolist()),
+        float(np.hypot(np.mean([_binomial(each) for each in starts]), of_problems)),
         bool(np.all(after - before > 2 * errors)),
         float(np.mean([each["wall_s"] for each in results])),
         float(np.mean([each["cpu_s"] for each in results])),

@@ -4,7 +4,7 @@
     python -m examples.planner_worker.train --freeze worker      # only the planner learns
     python -m examples.planner_worker.train --run my-run --resume
 
-Everything runs on one CPU core in about a minute; nothing is downloaded.
+Everything runs on a CPU in a few minutes; nothing is downloaded.
 """
 
 from __future__ import annotations

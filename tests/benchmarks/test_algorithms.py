@@ -127,9 +127,8 @@ def test_a_line_of_the_table_by_hand() -> None:
     ends = [result(0.8, **curve), result(0.9, **curve)]
     line = table.line("grpo", [result(0.5)] * 2, ends, idle_mib=650.0)
     # Errors of 0.5, 0.8 and 0.9 on 400 problems: 0.025, 0.02, 0.015.
-    errors = [np.hypot(0.025, 0.02), np.hypot(0.025, 0.015)]
     assert (line.start, line.end, line.gain) == pytest.approx((0.5, 0.85, 0.35))
-    assert line.error == pytest.approx(np.hypot(*errors) / 2)
+    assert line.error == pytest.approx(np.hypot(0.025, np.hypot(0.02, 0.015) / 2))
     assert line.interval == pytest.approx(1.96 * 0.05)  # two seeds 0.1 apart: 0.0707 / sqrt(2)
     assert (line.rollouts, line.held, line.memory, line.improved) == (960.0, 5.0, 50.0, True)
 

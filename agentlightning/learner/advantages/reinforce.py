@@ -58,5 +58,6 @@ def remax(
     returns = rewards_to_go(token_level_rewards, response_mask)
     advantages, baselines = torch.empty_like(returns), reward_baselines.to(returns)[:, None]
     for rows in row_blocks(returns):
-        torch.sub(returns[rows], baselines[rows] * response_mask[rows].to(returns.dtype), out=advantages[rows])
+        mask = response_mask[rows].to(returns.dtype)
+        torch.addcmul(returns[rows], baselines[rows], mask, value=-1, out=advantages[rows])
     return advantages, returns
