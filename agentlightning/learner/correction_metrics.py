@@ -92,8 +92,8 @@ def weight_metrics(
 
     `mean`, `std`, the effective sample size (a share of the tokens, 0 if all weights are) and `seq_*`, over the means
     of sequences, describe the weights after truncation or the band; the fractions the ratios before, which count as
-    high above the upper bound and as low below the lower one, for truncation 1 / upper bound. As in verl `max`, `min`
-    and `ratio_fraction_*` are those of the weights' tokens by token, and of the products of ratios by sequence.
+    high above the upper bound and as low below the lower one, for truncation 1 / upper bound. As in verl, weights by
+    sequence have `max`, `min` and `ratio_fraction_*` over the sequences' ratios, `max` and `min` before truncation.
 
     Args:
         log_ratio: (B, T) of tokens, or (B,) sums of sequences.
@@ -106,13 +106,14 @@ def weight_metrics(
     real = counts > 0
     of_sequence, raw_of_sequence = (values.sum(-1) / counts.clamp(min=1) for values in (weights, ratio))
     mean, squares = masked_mean(weights, mask), masked_mean(weights, mask, torch.square)
+    variance = masked_mean(weights, mask, lambda values: (values - mean).square())
     if log_ratio.dim() == 1:
         extremes, measured, among = log_ratio.clamp(max=MAX_LOG_RATIO).exp(), log_ratio.exp(), real
     else:
         extremes, measured, among = weights, ratio, mask
     metrics: Metrics = {
         "rollout_is_mean": mean,
-        "rollout_is_std": (squares - mean.square()).clamp(min=0.0).sqrt(),
+        "rollout_is_std": variance.sqrt(),
         "rollout_is_max": _extreme(extremes, among, largest=True),
         "rollout_is_min": _extreme(extremes, among, largest=False),
         "rollout_is_eff_sample_size": torch.where(squares > 0, (mean + 1e-8).square() / squares, 0.0),
@@ -151,11 +152,11 @@ def statistic_metrics(
     else:
         among, of_token, of_sequence, whole = real, statistic[:, None], statistic, passed[:, None]
     of_token, bottom = of_token.expand(mask.shape), 0.0 if low is None else low
-    squares = masked_mean(of_token, mask, lambda values: values.clamp(bottom, high).square())
     held = masked_mean(of_token, mask, lambda values: values.clamp(bottom, high))
+    variance = masked_mean(of_token, mask, lambda values: (values.clamp(bottom, high) - held).square())
     metrics: Metrics = {
         f"{name}_mean": masked_mean(of_token, mask),
-        f"{name}_std": (squares - held.square()).clamp(min=0.0).sqrt(),
+        f"{name}_std": variance.sqrt(),
         f"{name}_max": _extreme(statistic, among, largest=True),
         f"{name}_min": _extreme(statistic, among, largest=False),
         f"{name}_fraction_high": share(statistic > high, among),

@@ -108,7 +108,7 @@ class Numbers:
         if found <= TOLERANCES[bits]:
             self.largest[what, bits] = max(self.largest[what, bits], found)
             return
-        reason = next((reason for reason in REASONS if reason.explains(title, ours, theirs)), None)
+        reason = next((reason for reason in REASONS if reason.explains(title, ours, theirs, found)), None)
         if reason is None:
             self.unexplained.append((title, found))
             return

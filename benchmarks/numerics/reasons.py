@@ -20,9 +20,11 @@ class Reason(NamedTuple):
     """It explains numbers of ours where verl's are NaN, nothing else."""
     missing: str | None = None
     """It explains results that only `ours` has, or only `verl`."""
+    at_most: float = np.inf
+    """It explains no larger deviation."""
 
-    def explains(self, title: str, ours: Maybe, theirs: Maybe) -> bool:
-        if not re.search(self.titles, title):
+    def explains(self, title: str, ours: Maybe, theirs: Maybe, deviation: float) -> bool:
+        if not re.search(self.titles, title) or deviation > self.at_most:
             return False
         if self.missing is not None:
             return (theirs is None) if self.missing == "ours" else (ours is None)
@@ -39,6 +41,7 @@ REASONS = (
         "ties are exactly 0; verl divides their rounding errors by 1e-6",
         r"^(grpo|grpo_vectorized|grpo_passk|gdpo|rloo|rloo_vectorized|opo|gpg|reinforce_plus_plus_baseline) "
         r"\| all scores",
+        at_most=0.1,
     ),
     Reason(
         "a group without a trained token has advantages 0; verl divides 0 by 0",
@@ -53,6 +56,7 @@ REASONS = (
     Reason(
         "verl computes it in float32, also for float64 rewards",
         r"^(gdpo|grpo_vectorized) \| .*float64 \| (advantages|returns)$",
+        at_most=1e-5,
     ),
     Reason(
         "rows without a trained token count nowhere; verl takes their means for 0",
@@ -61,6 +65,11 @@ REASONS = (
     Reason(
         "the same for a product over the row",
         r"^rollout correction \| is=sequence.*empty.* \| rollout_corr/rollout_is_(max|min|ratio_fraction_(high|low))$",
+    ),
+    Reason(
+        "the deviation of equal numbers is 0; verl's is the root of a rounding error",
+        r"^rollout correction \| .*float32 \| rollout_corr/.*_std$",
+        at_most=1e-4,
     ),
     Reason(
         "with all weights 0 the effective sample size is 0; verl divides by 0 and ends",

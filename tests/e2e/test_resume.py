@@ -109,6 +109,7 @@ async def succeeded(run_dir: Path) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", CASES)
 def test_a_killed_and_resumed_run_writes_the_metrics_of_one_left_alone(name: str, model: Path, tmp_path: Path) -> None:
     changes = {**SHORT, **CASES[name]}

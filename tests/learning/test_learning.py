@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rloo": {},
     "reinforce_plus_plus": {},
     "reinforce_plus_plus_baseline": {},
-    "remax": {},
+    "remax": {"trainer.total_training_steps": 20},  # the greedy answer is a noisy baseline
     "opo": {"actor_rollout_ref.actor.ppo_mini_batch_size": 4},
     "gpg": {},
     "otb": {},
