@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import random
 
-from .common import Row, make_row, parser, write
+if __package__:
+    from .common import Row, make_row, parser, write
+else:  # run as a file
+    from common import Row, make_row, parser, write
 
 SOURCE = "agentlightning/arithmetic"
 INSTRUCTION = 'End with the result after "####".'

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import re
 
-from .common import Row, add_source, convert, field, make_row, parser, read_split, write
+if __package__:
+    from .common import Row, add_source, convert, field, make_row, parser, read_split, write
+else:  # run as a file
+    from common import Row, add_source, convert, field, make_row, parser, read_split, write
 
 SOURCE = "openai/gsm8k"
 INSTRUCTION = 'Think step by step, and end with the result after "####", as in "#### 42".'

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from agentlightning.verl.reward.answers import boxed
 
-from .common import Row, add_source, convert, field, make_row, parser, read_split, write
+if __package__:
+    from .common import Row, add_source, convert, field, make_row, parser, read_split, write
+else:  # run as a file
+    from common import Row, add_source, convert, field, make_row, parser, read_split, write
 
 SOURCE = "DigitalLearningGmbH/MATH-lighteval"
 INSTRUCTION = r"Think step by step, and put the final result in \boxed{}."

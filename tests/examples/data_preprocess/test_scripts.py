@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,13 @@ def test_rows_with_other_columns_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", [{"text": "hi"}])
     with pytest.raises(DatasetError, match="row 0 has none of the columns answer; it has text"):
         gsm8k.main(["--local_save_dir", str(tmp_path), "--local_dataset_path", str(tmp_path / "rows.jsonl")])
+
+
+def test_the_scripts_run_as_files_too(tmp_path: Path) -> None:
+    """As verl's documents call them: `python3 examples/data_preprocess/gsm8k.py --local_save_dir ...`."""
+    write(tmp_path / "raw" / "train.jsonl", [GSM8K])
+    write(tmp_path / "raw" / "test.jsonl", [GSM8K])
+    script = Path(gsm8k.__file__)
+    arguments = ["--local_dataset_path", str(tmp_path / "raw"), "--local_save_dir", str(tmp_path / "made")]
+    subprocess.run([sys.executable, str(script), *arguments], cwd=tmp_path, check=True, timeout=120)
+    assert len(check(tmp_path / "made" / "train.parquet")) == 1
