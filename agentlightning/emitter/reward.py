@@ -22,7 +22,7 @@ from agentlightning.semconv import (
     reward_name_key,
     reward_value_key,
 )
-from agentlightning.types import SpanCoreFields, SpanLike
+from agentlightning.types import RewardError, SpanCoreFields, SpanLike
 
 from .span import emit_span
 
@@ -51,7 +51,8 @@ def emit_reward(
 
     Raises:
         TypeError: a value is not a number.
-        ValueError: a value is NaN or infinite, or `primary_key` is missing or unknown.
+        RewardError: a value is NaN or infinite.
+        ValueError: `primary_key` is missing or unknown.
         RuntimeError: `propagate` and no attempt runs in this context.
     """
     given = dict(attributes or {})
@@ -73,7 +74,7 @@ def reward_number(value: Any, name: str = "reward") -> float:
 
     Raises:
         TypeError: it is not a number.
-        ValueError: it is NaN, infinite or too large for a float.
+        RewardError: it is NaN, infinite or too large for a float.
     """
     if not isinstance(value, (numbers.Real, np.bool_)):
         raise TypeError(f"`{name}` must be a number, not {type(value).__name__} ({value!r:.100})")
@@ -82,7 +83,7 @@ def reward_number(value: Any, name: str = "reward") -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"`{name}` must be a finite number, not {value!r:.100}")
+        raise RewardError(f"`{name}` must be a finite number, not {value!r:.100}")
     return number
 
 

@@ -18,7 +18,7 @@ from agentlightning.semconv import (
     EXCEPTION_TYPE,
     attempt_trace_id,
 )
-from agentlightning.types import AttemptedRollout, Span, SpanCoreFields, TraceStatus
+from agentlightning.types import AttemptedRollout, RewardError, Span, SpanCoreFields, TraceStatus
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def result_spans(result: Any, rollout: AttemptedRollout) -> list[Span]:
 
     Raises:
         TypeError: it is something else.
-        ValueError: it is NaN or infinite.
+        RewardError: it is NaN or infinite.
     """
     if result is None:
         return []
@@ -67,8 +67,8 @@ def error_metadata(error: BaseException) -> dict[str, str]:
 def _reward(result: Any) -> dict[str, Any]:
     try:
         return reward_attributes(result)
-    except ValueError as error:
-        raise ValueError(f"the agent returned {_shown(result)}; {ALLOWED}") from error
+    except RewardError as error:
+        raise RewardError(f"the agent returned {_shown(result)}; {ALLOWED}") from error
 
 
 def _owned(item: Any, rollout: AttemptedRollout) -> Span:

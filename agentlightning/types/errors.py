@@ -11,6 +11,7 @@
     │   │   └── LeaseLostError      the attempt is no longer the one that counts: stop the agent
     │   ├── StoreClosedError    410: the store is closed, or closing for good
     │   └── StoreUnavailableError   the store's server or database can't be reached
+    ├── RewardError        a reward that is NaN or infinite: whoever scored failed, not the policy
     ├── RunExistsError     a run directory that would be mixed with another run
     ├── RequestError       a request to an endpoint that can't be served (carries the HTTP status)
     └── TrainingError      training can't go on (nothing learnable, weights diverged)
@@ -39,6 +40,10 @@ class DatasetError(AgentLightningError, ValueError):
 
 class ModelError(AgentLightningError, ValueError):
     """A model, tokenizer or checkpoint can't be loaded, saved or used."""
+
+
+class RewardError(AgentLightningError, ValueError):
+    """A reward is NaN or infinite. A rollout that ends with it is not held against the policy."""
 
 
 class RunExistsError(AgentLightningError, FileExistsError):

@@ -48,7 +48,7 @@ class Collected:
 
 
 class Collector:
-    """Draws tasks and runs them.
+    """Draws tasks, runs them, and tells the order (a curriculum may want to know) what they earned.
 
     Args:
         config: The run's settings.
@@ -113,6 +113,9 @@ class Collector:
             del result.groups[wanted:]
         if self._earlier:
             await self._look_back(result)
+        for sample in result.samples:
+            if not sample.torn:
+                self._order.record(sample.task, self._reward(sample))
         return result
 
     def _draw(self, seen: dict[int, int]) -> list[tuple[int, int]]:
@@ -180,11 +183,13 @@ class Collector:
         metric = filters.metric if filters.enable else "reward"
         return len({self._measure(sample, metric) for sample in group}) > 1
 
+    def _reward(self, sample: Sample) -> float:
+        """The agent's, or what stands for a missing one."""
+        return self._config.agentlightning.reward_fillna_value if sample.reward is None else sample.reward
+
     def _measure(self, sample: Sample, metric: str) -> float:
         """What `algorithm.filter_groups.metric` says of a rollout: a reward dimension, or its reward."""
-        fill = self._config.agentlightning.reward_fillna_value
-        reward = fill if sample.reward is None else sample.reward
-        rewards = sample.episode.rewards
+        reward, rewards = self._reward(sample), sample.episode.rewards
         if metric in rewards:
             return rewards[metric]
         if metric in _AFTER_SHAPING:

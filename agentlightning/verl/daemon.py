@@ -20,6 +20,7 @@ from agentlightning.types import (
     EnqueueRolloutRequest,
     Episode,
     NamedResources,
+    RewardError,
     Rollout,
     RolloutConfig,
     RolloutMode,
@@ -100,6 +101,8 @@ class Sample:
             return f"never reached a model{f': {self.error}' if self.error else ''}"
         if self.error is not None and any(episode.backend_failures > 0 for episode in episodes):
             return f"failed after the model's endpoint had failed it: {self.error}"
+        if self.error is not None and self.error.split(":")[0].endswith(RewardError.__name__):
+            return f"has no number for a reward: {self.error}"
         for episode in episodes:
             if (name := _not_finite(episode)) is not None:
                 return f"has a reward ({name}) that is not finite"

@@ -83,7 +83,10 @@ def some(samples: Sequence[Sample], count: int) -> list[Sample]:
 def _texts(episode: Episode, tokenizer: Any) -> dict[str, str]:
     start = len(episode.turns[0].call.prompt_ids) if episode.turns else 0
     longest = max((row.token_ids for row in episode.trajectories), key=len, default=np.zeros(0, np.int32))
-    return {"input": tokenizer.decode(longest[:start]), "output": tokenizer.decode(longest[start:])}
+    return {
+        "input": tokenizer.decode(longest[:start], skip_special_tokens=True),
+        "output": tokenizer.decode(longest[start:], skip_special_tokens=True),
+    }
 
 
 def _ground_truth(task: Any) -> Any:

@@ -90,39 +90,41 @@ class PolicyRun:
         self,
         groups: Sequence[Sequence[Scored]],
         step: int,
+        metrics: dict[str, float],
         *,
         baselines: Mapping[tuple[int, int], float] | None = None,
         earlier: Sequence[Sequence[Scored]] = (),
-    ) -> dict[str, float]:
+    ) -> None:
         """Train on the rollouts of step `step`; the engine then serves the next version of the weights.
 
         Args:
             groups: The rollouts, with what their turns earned.
             step: Counted from 1.
+            metrics: What is measured is put in here, under verl's names; times are added up.
             baselines: The greedy rollout's reward of each group, for `remax`.
             earlier: What it answered to the same tasks before, for SPIN's pairs.
-
-        Returns:
-            Metrics under verl's names.
 
         Raises:
             TrainingError: loss or gradient were not finite in too many steps in a row, or rewards lack a dimension.
         """
         experience = Experience.of([*groups, *earlier])
-        metrics: dict[str, float] = {}
         with self.engine.updating():
             self._update_reference(step)
             if experience.rows:
-                metrics |= self._learn(experience, step, baselines or {})
+                self._learn(experience, step, baselines or {}, metrics)
             metrics["actor/lr"] = self.learner.lr
             self.learner.advance()
             if self.critic is not None:
                 metrics["critic/lr"] = self.critic.lr
                 self.critic.advance()
-        return metrics
 
-    def _learn(self, experience: Experience, step: int, baselines: Mapping[tuple[int, int], float]) -> dict[str, float]:
-        metrics: dict[str, float] = {}
+    def _learn(
+        self,
+        experience: Experience,
+        step: int,
+        baselines: Mapping[tuple[int, int], float],
+        metrics: dict[str, float],
+    ) -> None:
         kept: list[np.ndarray] | None = None
         experience = self._known(experience, step, metrics)
         if self._mode != ONLINE_DPO:
@@ -135,7 +137,6 @@ class PolicyRun:
         if step >= self.config.trainer.critic_warmup:
             with _timed(metrics, "update_actor"):
                 metrics |= self._update_actor(experience, step, kept)
-        return metrics
 
     def parts(self) -> dict[str, Part]:
         """What a checkpoint holds of it, by folder. A reference that follows the policy is not what it was at first."""

@@ -97,6 +97,10 @@ class AgentLightningTrainer:
         self.resume = resume
         self.max_steps = max_steps
         self.daemon_cls = daemon_cls
+        self.fill = config.agentlightning.reward_fillna_value
+        """Reward of a rollout that gave none."""
+        self.shape = shaping(config)
+        """What is added to the reward of an episode."""
         self.history: list[dict[str, float]] = []
         """Metrics of every logged step, those before a resume included."""
         self.checkpoint: Path | None = None
@@ -176,49 +180,39 @@ class AgentLightningTrainer:
 
     def _learn(self, collected: Collected, step: int) -> dict[str, float]:
         """Every policy learns from its own turns. One policy's metrics keep verl's names, several have prefixes."""
-        result: dict[str, float] = {}
+        result: dict[str, float] = {"training/n_generation_batches": float(collected.batches)}
         tokens = 0.0
-        for name, policy in self.policies.items():
-            with self._timed(result, "adv"):
+        for number, (name, policy) in enumerate(self.policies.items()):
+            metrics: dict[str, float] = {}
+            with self._timed(metrics, "adv"):
                 groups = self._scored(collected.groups, name)
-            version = policy.engine.version
-            metrics = self._teach(policy, groups, collected, step) if policy.own.trainable else {}
-            metrics |= policy_metrics(groups, version)
-            tokens += metrics["perf/total_num_tokens"]
-            if len(self.policies) > 1:
-                metrics = {f"{name}/{key}": value for key, value in metrics.items()}
-            if "critic/score/mean" not in result:  # the rewards are those of all policies
+            if number == 0:  # rollouts and their rewards are those of all policies
                 result |= step_metrics(collected.samples, groups, torn=collected.torn, silent=collected.silent)
-            result |= {
-                key: value + result.get(key, 0.0) if "timing_s/" in key else value for key, value in metrics.items()
-            }
-        for sample in collected.samples:
-            if not sample.torn:
-                self.order.record(sample.task, self._reward(sample))
-        result["perf/total_num_tokens"] = tokens
-        result["training/n_generation_batches"] = float(collected.batches)
-        return result
+            self._teach(policy, groups, collected, step, metrics)
+            tokens += metrics["perf/total_num_tokens"]
+            prefix = f"{name}/" if len(self.policies) > 1 else ""
+            result |= {prefix + key: value for key, value in metrics.items()}
+        return result | {"perf/total_num_tokens": tokens}
 
     def _teach(
-        self, policy: PolicyRun, groups: list[list[Scored]], collected: Collected, step: int
-    ) -> dict[str, float]:
-        shape = shaping(self.config)
-        baselines = {
-            group: self._reward(sample) + (0.0 if shape is None else shape(sample.episodes[policy.name]))
-            for group, sample in collected.baselines.items()
-        }
-        metrics = policy.learn(groups, step, baselines=baselines, earlier=self._scored(collected.earlier, policy.name))
+        self, policy: PolicyRun, groups: list[list[Scored]], collected: Collected, step: int, metrics: dict[str, float]
+    ) -> None:
+        """One policy's part of a step; what it measures goes into `metrics`."""
+        metrics |= policy_metrics(groups, policy.engine.version)
         if self.config.reward.reward_kwargs.overlong_buffer_cfg.log:
             metrics |= overlong_metrics([item.penalty for group in groups for item in group])
-        return metrics
+        if policy.own.trainable:
+            greedy = self._scored([[sample] for sample in collected.baselines.values()], policy.name)
+            policy.learn(
+                groups,
+                step,
+                metrics,
+                baselines={item.sample.group: item.reward for (item,) in greedy},
+                earlier=self._scored(collected.earlier, policy.name),
+            )
 
     def _scored(self, groups: Sequence[Sequence[Sample]], policy: str) -> list[list[Scored]]:
-        fill = self.config.agentlightning.reward_fillna_value
-        return score(groups, policy, self.credit, fill=fill, shape=shaping(self.config))
-
-    def _reward(self, sample: Sample) -> float:
-        """The agent's, or what stands for a missing one."""
-        return self.config.agentlightning.reward_fillna_value if sample.reward is None else sample.reward
+        return score(groups, policy, self.credit, fill=self.fill, shape=self.shape)
 
     async def _validate(self, step: int, dataset: Dataset[Any]) -> dict[str, float]:
         trainer = self.config.trainer
@@ -234,12 +228,11 @@ class AgentLightningTrainer:
             write_lines(trainer.validation_data_dir, step, self._texts(samples))
         if trainer.log_val_generations:
             self.logger.log_texts(step, "val/generations", self._texts(some(samples, trainer.log_val_generations)))
-        return val_metrics(samples, self.config.agentlightning.reward_fillna_value, shaping(self.config))
+        return val_metrics(samples, self.fill, self.shape)
 
     def _texts(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         tokenizers = {name: served.tokenizer for name, served in self.served.items()}
-        fill = self.config.agentlightning.reward_fillna_value
-        return describe(samples, tokenizers, fill=fill, shape=shaping(self.config))
+        return describe(samples, tokenizers, fill=self.fill, shape=self.shape)
 
     # -- resume -----------------------------------------------------------------------------------------------------
 

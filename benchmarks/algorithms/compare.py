@@ -136,7 +136,10 @@ def measured(home: Path, lines: Sequence[table.Line], results: dict[str, list[Re
         found = json.loads(noise.read_text())
         parts += [
             f"**Gradient noise** at the warm start, {found['batches']} batches of 8 rollouts for each of the same "
-            f"{found['tasks']} tasks; all estimators on the same rollouts. Twice the noise wants twice the rollouts.",
+            f"{found['tasks']} tasks; all estimators on the same rollouts. Twice the noise wants twice the rollouts. "
+            "A baseline leaves the mean as it is. Rewards of 0 and 1 need none where most rollouts succeed: the few "
+            "failures, whose gradients are long, then weigh nothing, while the mean reward as a baseline gives them "
+            "nearly all the weight. Of rewards of -1 and 0 the opposite is true.",
             table.noise_table(found),
         ]
     if fits := table.entropy_fits(results):

@@ -170,14 +170,19 @@ def _reached(each: Line) -> str:
 
 
 def noise_table(found: Result) -> str:
-    """Gradient noise by estimator, and how many times REINFORCE's rollouts each would need."""
+    """Gradient noise by estimator, its two parts, and how many rollouts of RLOO each is worth."""
     noises = found["noise"]
-    bare = noises["reinforce"]["value"]
     rows = [
-        [TITLES[name], f"{each['value']:.1f} ± {each['error']:.1f}", f"{each['value'] / bare:.2f}"]
+        [
+            TITLES[name],
+            f"{each['trace']:.3g}",
+            f"{each['signal']:.3g}",
+            f"{each['value']:.2f} ± {each['error']:.2f}",
+            f"{each['value'] / noises['rloo']['value']:.2f}",
+        ]
         for name, each in noises.items()
     ]
-    return markdown(("estimator", "tr Cov / norm² of the mean", "to REINFORCE"), rows)
+    return markdown(("estimator", "tr Cov", "norm² of the mean", "noise, their ratio", "to RLOO"), rows)
 
 
 def entropy_points(runs: Sequence[Result]) -> tuple[list[float], list[float]]:

@@ -8,7 +8,7 @@ estimator's scale, so that a whitened advantage compares with a plain one. Calle
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,15 @@ from . import matrix
 
 TASKS, BATCHES = 16, 40
 TITLES = {
-    "reinforce": "REINFORCE",
+    "reinforce": "REINFORCE, rewards 0 and 1",
+    "reinforce_less_one": "REINFORCE, rewards -1 and 0",
     "rloo": "RLOO",
     "remax": "ReMax",
     "reinforce_plus_plus": "REINFORCE++",
     "reinforce_plus_plus_baseline": "REINFORCE++-baseline",
     "grpo": "GRPO",
 }
-"""Estimators; `reinforce` is the bare score, without any baseline."""
+"""Estimators; `reinforce` is the bare score, without any baseline, so that it matters where a reward's zero is."""
 
 
 def batch_advantages(name: str, rewards_RT: Tensor, mask_RT: Tensor, index: list[Any], baselines_R: Tensor) -> Tensor:
@@ -56,18 +57,24 @@ def batch_advantages(name: str, rewards_RT: Tensor, mask_RT: Tensor, index: list
         index: Its task.
         baselines_R: The reward of the task's greedy rollout.
     """
-    if name == "reinforce":
-        return rewards_RT.sum(-1, keepdim=True) * mask_RT
+    if name.startswith("reinforce") and "plus" not in name:
+        return (rewards_RT.sum(-1, keepdim=True) - float(name == "reinforce_less_one")) * mask_RT
     more = {"reward_baselines": baselines_R} if name == "remax" else {}
     return compute_advantages(name, token_level_rewards=rewards_RT, response_mask=mask_RT, index=index, **more)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """`value` is tr(Cov) / |mean|^2 of single gradients; `error` its jackknife standard error."""
+    """How much gradients vary, and what is left in their mean."""
 
     value: float
+    """tr(Cov) / |mean|^2 of single gradients."""
     error: float
+    """Its jackknife standard error."""
+    trace: float
+    """tr(Cov)."""
+    signal: float
+    """|mean|^2. Estimators without bias differ in the trace alone."""
 
 
 def noise(gradients_KP: NDArray[np.floating[Any]]) -> Noise:
@@ -80,19 +87,22 @@ def noise(gradients_KP: NDArray[np.floating[Any]]) -> Noise:
     """
     if len(gradients_KP) < 3:
         raise ValueError(f"{len(gradients_KP)} gradients have no jackknife; take at least 3")
-    products_KK = np.asarray(gradients_KP, np.float64) @ np.asarray(gradients_KP, np.float64).T
+    exact_KP = np.asarray(gradients_KP, np.float64)
+    products_KK = exact_KP @ exact_KP.T
     count = len(products_KK)
-    left_out = [_ratio(np.delete(np.delete(products_KK, k, 0), k, 1)) for k in range(count)]
-    spread = float(np.sum((np.array(left_out) - np.mean(left_out)) ** 2))
-    return Noise(_ratio(products_KK), (spread * (count - 1) / count) ** 0.5)
+    parts = [_parts(np.delete(np.delete(products_KK, k, 0), k, 1)) for k in range(count)]
+    left_out = np.array([trace / signal for trace, signal in parts])
+    spread = float(np.sum((left_out - left_out.mean()) ** 2))
+    trace, signal = _parts(products_KK)
+    return Noise(trace / signal, (spread * (count - 1) / count) ** 0.5, trace, signal)
 
 
-def _ratio(products_KK: NDArray[np.float64]) -> float:
-    """The noise from the gradients' scalar products: all that it depends on."""
+def _parts(products_KK: NDArray[np.float64]) -> tuple[float, float]:
+    """tr(Cov) and |mean|^2 from the gradients' scalar products: all that they depend on."""
     count = len(products_KK)
     squares, norm_of_mean = np.trace(products_KK) / count, products_KK.sum() / count**2
     trace = (squares - norm_of_mean) * count / (count - 1)
-    return float(trace / (norm_of_mean - trace / count))
+    return float(trace), float(norm_of_mean - trace / count)
 
 
 def gradient(model: Any, experience: Experience, advantages_RT: Tensor, *, token_budget: int = 8192) -> Tensor:
@@ -165,5 +175,5 @@ def measure(
     return {
         "tasks": TASKS,
         "batches": batches,
-        "noise": {name: {"value": each.value, "error": each.error} for name, each in noises.items()},
+        "noise": {name: asdict(each) for name, each in noises.items()},
     }

@@ -17,7 +17,7 @@ from examples.calc.train import WARM_START, make_data, warm_start
 from .matrix import ALGORITHMS, TEST_PROBLEMS, THREADS, sft_model, start_of
 
 MORE = {**WARM_START, "lr": 1e-4, "token_budget": 4096}
-MORE_DEMONSTRATIONS = 80
+MORE_DEMONSTRATIONS = 64
 """Right demonstrations for SFT. Enough to see what it brings, too few to leave nothing for PPO after it."""
 
 

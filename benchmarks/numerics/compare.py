@@ -49,10 +49,12 @@ class Side:
 
     def __init__(self, *command: str) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        # glibc tunes itself by what was freed before, so that a call's time would depend on the calls before it.
+        memory = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
         self._process = subprocess.Popen(
             command,
             cwd=HERE,
-            env={**os.environ, **threads, "VERL_LOGGING_LEVEL": "ERROR"},
+            env={**os.environ, **threads, **memory, "VERL_LOGGING_LEVEL": "ERROR"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

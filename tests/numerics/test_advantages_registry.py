@@ -38,7 +38,7 @@ TOKEN_BASELINE = EstimatorNeeds(index=True, old_log_probs=True, sum_pi_squared=T
 
 
 def test_what_each_estimator_needs():
-    assert {name: requirements(name) for name in advantage_estimators()} == {
+    assert {name: requirements(name) for name in advantage_estimators() if not name.startswith("test_")} == {
         "gae": EstimatorNeeds(values=True),
         "grpo": GROUPS,
         "grpo_vectorized": GROUPS,

@@ -243,8 +243,8 @@ async def test_rewards_lie_between_the_calls_that_they_follow(store: InMemoryLig
     ("value", "kind", "message"),
     [
         ("42", "TypeError", "the agent returned str ('42'); an agent returns a finite number"),
-        (math.nan, "ValueError", "the agent returned float (nan); an agent returns a finite number"),
-        (-math.inf, "ValueError", "the agent returned float (-inf)"),
+        (math.nan, "RewardError", "the agent returned float (nan); an agent returns a finite number"),
+        (-math.inf, "RewardError", "the agent returned float (-inf)"),
         ({"reward": 1.0}, "TypeError", "the agent returned dict ({'reward': 1.0})"),
         ([0.5], "TypeError", "the agent returned a list with float (0.5)"),
     ],

@@ -255,3 +255,22 @@ def test_the_answers_of_the_last_time_come_back() -> None:
     resumed = collector(config(), differing(), tasks=2, earlier=True)
     resumed.load(made.state())
     assert resumed._answers == {task: [f"ro-2-{task}-{number}" for number in range(N)] for task in range(2)}
+
+
+def test_the_order_is_told_what_every_rollout_earned_but_for_torn_ones() -> None:
+    """Also of groups that are left out: that a task always succeeds is what a curriculum wants to know."""
+
+    def make(task: int, draw: int, number: int) -> Sample:
+        reward = {0: float(number), 1: None, 2: 1.0, 3: float("nan")}[task]
+        return one_turn(task, number, reward)
+
+    told: list[tuple[int, float]] = []
+
+    class Order(TaskOrder):
+        def record(self, task: int, score: float) -> None:
+            told.append((task, score))
+
+    cfg = config(**{"agentlightning.filter_zero_variance": True, "agentlightning.reward_fillna_value": -1.0})
+    daemon: Any = FakeDaemon(make)
+    collect(Collector(cfg, daemon, Order(4, 4, seed=0, shuffle=False), list(range(4))))
+    assert told == [(0, 0.0), (0, 1.0), (1, -1.0), (1, -1.0), (2, 1.0), (2, 1.0)]

@@ -17,7 +17,8 @@ from .rollouts import call, one_turn, sample
 class Words:
     """Token n is the word `wn`."""
 
-    def decode(self, ids: Any) -> str:
+    def decode(self, ids: Any, *, skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
         return " ".join(f"w{token}" for token in ids.tolist())
 
 

@@ -13,6 +13,7 @@ import torch
 from agentlightning.learner.losses import register_policy_loss
 from agentlightning.types import TrainingError
 from agentlightning.verl.experience import Experience
+from agentlightning.verl.policy import PolicyRun
 from agentlightning.verl.updates import pairs
 from tests.e2e.letters import make_model
 
@@ -27,6 +28,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
+def learn(policy: PolicyRun, groups: Any, step: int) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    policy.learn(groups, step, metrics)
+    return metrics
+
+
 def weights(model: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()]).clone()
 
@@ -35,7 +42,7 @@ def test_a_step_makes_better_answers_likelier_and_counts_a_version(path: Path) -
     policy, served = deploy(config(path))
     groups = [group(served.model, 0, 1.0, 0.0)]
     before = weights(served.model)
-    metrics = policy.learn(scored(*groups), 1)
+    metrics = learn(policy, scored(*groups), 1)
     assert served.engine.version == 1
     assert metrics["training/rollout_logprob_gap"] < 1e-5
     assert metrics["training/rollout_probs_diff_max"] < 1e-5
@@ -51,14 +58,14 @@ def test_a_step_makes_better_answers_likelier_and_counts_a_version(path: Path) -
 def test_nothing_to_learn_moves_the_schedule_and_the_version_but_no_weight(path: Path) -> None:
     policy, served = deploy(config(path))
     before = weights(served.model)
-    assert policy.learn([], 1) == {"actor/lr": 1e-2}
+    assert learn(policy, [], 1) == {"actor/lr": 1e-2}
     assert torch.equal(weights(served.model), before)
     assert (served.engine.version, policy.learner.steps) == (1, 1)
 
 
 def test_log_probs_are_checked_against_a_fresh_forward_every_fifty_steps(path: Path) -> None:
     policy, served = deploy(config(path))
-    known = {step: policy.learn(scored(group(served.model, 0, 1.0, 0.0)), step) for step in (1, 2, 51)}
+    known = {step: learn(policy, scored(group(served.model, 0, 1.0, 0.0)), step) for step in (1, 2, 51)}
     assert {step for step, row in known.items() if "training/rollout_probs_diff_mean" in row} == {1, 51}
 
 
@@ -73,7 +80,7 @@ def test_the_loss_of_bypass_mode_is_the_one_that_it_names(path: Path) -> None:
     }
     policy, served = deploy(config(path, **keys))
     before = weights(served.model)
-    metrics = policy.learn(scored(group(served.model, 0, 1.0, 0.0)), 1)
+    metrics = learn(policy, scored(group(served.model, 0, 1.0, 0.0)), 1)
     assert metrics["rollout_corr/rollout_rs_masked_fraction"] == 1.0
     assert torch.equal(weights(served.model), before)
 
@@ -84,7 +91,7 @@ def test_correction_takes_fresh_log_probs_for_the_old_ones(path: Path) -> None:
     groups = [group(served.model, 0, 1.0, 0.0)]
     for each in groups[0]:
         each.episode.turns[0].call.logprobs[:] -= 1.0
-    metrics = policy.learn(scored(*groups), 2)
+    metrics = learn(policy, scored(*groups), 2)
     assert metrics["rollout_corr/rollout_is_mean"] == pytest.approx(2.0)
     assert metrics["training/rollout_logprob_gap"] < 1e-5, "the first ratio is 1: old log-probs are fresh"
     assert metrics["actor/ppo_kl"] == pytest.approx(0.0, abs=1e-5)
@@ -101,7 +108,7 @@ def test_rejected_rollouts_do_not_move_the_weights(path: Path) -> None:
     groups = [group(served.model, 0, 1.0, 0.0)]
     for each in groups[0]:
         each.episode.turns[0].call.logprobs[:] -= 1.0
-    metrics = policy.learn(scored(*groups), 2)
+    metrics = learn(policy, scored(*groups), 2)
     assert metrics["rollout_corr/rollout_rs_masked_fraction"] == 1.0
     assert torch.equal(weights(served.model), before)
 
@@ -116,12 +123,12 @@ def test_kl_in_the_reward_is_what_the_policy_has_left_the_reference_by(path: Pat
         "algorithm.kl_penalty": "k2",
     }
     policy, served = deploy(config(path, **keys))
-    first = policy.learn(scored(group(served.model, 0, 1.0, 0.0)), 1)
+    first = learn(policy, scored(group(served.model, 0, 1.0, 0.0)), 1)
     assert first["actor/reward_kl_penalty"] == pytest.approx(0.0, abs=1e-9)
     assert first["critic/rewards/max"] == pytest.approx(1.0)
     assert policy.kl.value == pytest.approx(0.5 * (1 - 0.2 * 2 / 100))  # far below the target, two rollouts
     groups = [group(served.model, 0, 1.0, 0.0)]
-    second = policy.learn(scored(*groups), 2)
+    second = learn(policy, scored(*groups), 2)
     assert policy.reference is not None
     rows = Experience.of(scored(*groups)).rows
     gaps = [
@@ -139,13 +146,13 @@ def test_the_critic_learns_alone_until_its_warmup_is_over(path: Path) -> None:
     assert policy.critic is not None
     before, values = weights(served.model), weights(policy.critic.model)
     for step in (1, 2):
-        metrics = policy.learn(scored(group(served.model, 0, 1.0, 0.0)), step)
+        metrics = learn(policy, scored(group(served.model, 0, 1.0, 0.0)), step)
         assert "actor/pg_loss" not in metrics
     assert torch.equal(weights(served.model), before)
     assert not torch.equal(weights(policy.critic.model), values)
     assert metrics["critic/values/mean"] != 0.0, "the first step moved the head"
     assert metrics["critic/vf_explained_var"] <= 1.0
-    assert "actor/pg_loss" in policy.learn(scored(group(served.model, 0, 1.0, 0.0)), 3)
+    assert "actor/pg_loss" in learn(policy, scored(group(served.model, 0, 1.0, 0.0)), 3)
 
 
 def test_pf_ppo_steps_on_as_many_rollouts_as_there_were(path: Path) -> None:
@@ -164,7 +171,7 @@ def test_pf_ppo_steps_on_as_many_rollouts_as_there_were(path: Path) -> None:
         return update(rows, objective)
 
     policy.learner.update = watched
-    policy.learn(scored(group(served.model, 0, 0.0, 2.0), group(served.model, 1, 0.0, 0.0)), 1)
+    learn(policy, scored(group(served.model, 0, 0.0, 2.0), group(served.model, 1, 0.0, 0.0)), 1)
     assert seen == [[3, 3], [3, 3]]
 
 
@@ -196,22 +203,22 @@ def test_online_dpo_prefers_the_chosen_answer_and_the_reference_follows(path: Pa
     assert policy.reference is not None
     start = weights(policy.reference.model)
 
-    def learn(step: int) -> dict[str, float]:
+    def step_of(step: int) -> dict[str, float]:
         tie = group(served.model, 1, 1.0, 1.0, step=step)
-        return policy.learn(scored(group(served.model, 0, 0.0, 1.0, step=step), tie), step)
+        return learn(policy, scored(group(served.model, 0, 0.0, 1.0, step=step), tie), step)
 
-    assert learn(1)["actor/dpo_loss"] == pytest.approx(math.log(2), rel=1e-5)
+    assert step_of(1)["actor/dpo_loss"] == pytest.approx(math.log(2), rel=1e-5)
     assert torch.equal(weights(policy.reference.model), start)
     moved = weights(served.model)
-    assert learn(2)["actor/dpo_loss"] == pytest.approx(math.log(2), rel=1e-5)
+    assert step_of(2)["actor/dpo_loss"] == pytest.approx(math.log(2), rel=1e-5)
     assert torch.equal(weights(policy.reference.model), moved), "at step 2 the reference became the policy"
-    assert learn(3)["actor/rewards_margins"] > 0, "the last step made the chosen answer likelier"
+    assert step_of(3)["actor/rewards_margins"] > 0, "the last step made the chosen answer likelier"
 
 
 def test_sppo_fits_log_ratios_to_rewards_above_the_soft_mean(path: Path) -> None:
     """Log-ratios are 0 before the step, so the loss is the mean square of what they should be."""
     policy, served = deploy(config(path, **{"algorithm.adv_estimator": None, LOSS: "sppo"}))
-    metrics = policy.learn(scored(group(served.model, 0, 0.0, 1.0)), 1)
+    metrics = learn(policy, scored(group(served.model, 0, 0.0, 1.0)), 1)
     soft = math.log((math.exp(0) + math.exp(1)) / 2)
     assert metrics["actor/sppo_loss"] == pytest.approx((soft**2 + (1 - soft) ** 2) / 2, rel=1e-4)
     assert metrics["actor/preference_mean"] == pytest.approx((1 - 2 * soft) / 2, rel=1e-4)
@@ -229,7 +236,7 @@ def test_gdpo_weighs_its_components(path: Path) -> None:
         answered(served.model, 0, 0, 1.0, response=(7, 8), a=1.0, b=0.0),
         answered(served.model, 0, 1, 1.0, response=(9, 10), a=0.0, b=1.0),
     ]
-    metrics = policy.learn(scored(answers), 1)
+    metrics = learn(policy, scored(answers), 1)
     deviation = (4 / 3) ** 0.5  # whitened over four tokens of -x, -x, x, x
     assert metrics["critic/advantages/max"] == pytest.approx(1 / deviation, rel=1e-4)
 
@@ -244,10 +251,10 @@ def test_steps_that_are_not_finite_are_counted_and_change_nothing(path: Path) ->
     before = weights(served.model)
     groups = [group(served.model, 0, 1.0, 0.0)]
     for step in (1, 2):
-        assert policy.learn(scored(*groups), step)["actor/skipped_nonfinite"] == 2.0
+        assert learn(policy, scored(*groups), step)["actor/skipped_nonfinite"] == 2.0
     assert torch.equal(weights(served.model), before)
     with pytest.raises(TrainingError, match=r"not finite in 5 steps in a row .* lower `actor.optim.lr`"):
-        policy.learn(scored(*groups), 3)
+        learn(policy, scored(*groups), 3)
 
 
 def test_a_custom_estimator_gets_one_row_a_rollout(path: Path) -> None:
@@ -262,7 +269,7 @@ def test_a_custom_estimator_gets_one_row_a_rollout(path: Path) -> None:
 
     del constant
     policy, served = deploy(config(path, **{"algorithm.adv_estimator": "test_constant"}))
-    metrics = policy.learn(scored(group(served.model, 0, 1.0, 0.5)), 1)
+    metrics = learn(policy, scored(group(served.model, 0, 1.0, 0.5)), 1)
     assert seen["rewards"] == [[0, 1.0, 0], [0, 0, 0.5]]
     assert seen["mask"] == [[1, 1, 0], [1, 1, 1]]
     assert seen["index"][0] == seen["index"][1]

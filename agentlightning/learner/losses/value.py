@@ -15,9 +15,11 @@ def value_losses(
     vpreds: torch.Tensor, returns: torch.Tensor, values: torch.Tensor, cliprange_value: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Per token `max((v - R)^2, (clip(v, v_old - c, v_old + c) - R)^2) / 2`, and whether the clipped term is larger."""
-    clipped = vpreds.clamp(values - cliprange_value, values + cliprange_value)
-    plain_loss, clipped_loss = (vpreds - returns).square(), (clipped - returns).square()
-    return 0.5 * torch.maximum(plain_loss, clipped_loss), clipped_loss > plain_loss
+    # A clipped prediction has no gradient, and one that is not clipped is the prediction itself.
+    with torch.no_grad():
+        clipped = vpreds.clamp(values - cliprange_value, values + cliprange_value)
+        larger = (clipped - returns).square() > (vpreds - returns).square()
+    return 0.5 * (torch.where(larger, clipped, vpreds) - returns).square(), larger
 
 
 def compute_value_loss(
