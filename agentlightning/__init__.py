@@ -24,10 +24,13 @@ if TYPE_CHECKING:
         TraceToTripletBase,
     )
     from .algorithm import (
+        APO,
         VERL,
         Algorithm,
         Baseline,
+        Budget,
         FastAlgorithm,
+        Sequence,
         algo,
     )
     from .emitter import (
@@ -179,10 +182,13 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "TracerTraceToTriplet",
     ),
     "algorithm": (
+        "APO",
         "VERL",
         "Algorithm",
         "Baseline",
+        "Budget",
         "FastAlgorithm",
+        "Sequence",
         "algo",
     ),
     "emitter": (
@@ -319,6 +325,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "APO",
     "LLM",
     "VERL",
     "Adapter",
@@ -330,6 +337,7 @@ __all__ = [
     "AttributeValue",
     "Attributes",
     "Baseline",
+    "Budget",
     "ClientServerExecutionStrategy",
     "CommandAgent",
     "CommandFailed",
@@ -382,6 +390,7 @@ __all__ = [
     "RolloutRawResult",
     "RolloutStatus",
     "Runner",
+    "Sequence",
     "SharedMemoryExecutionStrategy",
     "SortOptions",
     "Span",

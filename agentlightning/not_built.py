@@ -32,13 +32,11 @@ NAMES: Final[dict[str, str]] = {
     "WeaveTracer": _TRACER,
     "MongoLightningStore": _STORE,
     "CollectionBasedLightningStore": f"the collections layer is not built; {_STORE}",
-    "APO": "prompt optimisation is not in this version; write the loop with `@algo` (see docs/choosing.md)",
     "lightning_cli": "not built; use `agl train`, `agl dev` and `agl runner`, or `argparse`",
 }
 """Name -> what to use instead. A name that some room does build is never looked up here."""
 
 MODULES: Final[dict[str, str]] = {
-    "agentlightning.algorithm.apo": NAMES["APO"],
     "agentlightning.client": NAMES["AgentLightningClient"],
     "agentlightning.server": NAMES["AgentLightningServer"],
     "agentlightning.config": NAMES["lightning_cli"],

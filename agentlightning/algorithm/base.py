@@ -7,7 +7,8 @@ runners through the store only.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,6 +67,23 @@ class Algorithm:
     def describe(self) -> Mapping[str, Any]:
         """What to write into the run directory's `config.json`."""
         return {"algorithm": type(self).__name__}
+
+    # -- turns of a `Sequence` --------------------------------------------------------------------------------------
+
+    goes_on: bool = False
+    """Whether a further turn goes on in the directory of the last one, as training does; else each has its own."""
+
+    def begin_turn(self, number: int, of: int) -> None:
+        """Prepare for turn `number`, from 0, of `of` turns."""
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncGenerator[NamedResources, None]:
+        """The models that it trains, as resources for the agents of others while it does not train."""
+        yield {}
+
+    def tuned_resources(self) -> NamedResources:
+        """What the last `run` made better, for the algorithms after it."""
+        return {}
 
     # -- what the trainer provides ----------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from agentlightning.adapter.reading import answer_messages
 from agentlightning.emitter import find_final_reward, get_reward_labels, get_rewards_from_span
 from agentlightning.semconv import LLM_CALL_SPAN
 from agentlightning.types import AttemptedRollout, Dataset, EnqueueRolloutRequest, Rollout, RolloutConfig
-from agentlightning.verl.tasks import stable_seed
+from agentlightning.utils.seeds import stable_seed
 
 from .baseline import Baseline
 

@@ -9,6 +9,7 @@ import typer
 
 import agentlightning
 
+from .apo import apo
 from .config import config
 from .dev import dev
 from .doctor import doctor
@@ -44,14 +45,15 @@ def root(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, not only warnings.")] = False,
 ) -> None:
-    """Train any AI agent with reinforcement learning, with almost no change to the agent.
+    """Train any AI agent, its model or its prompts, with almost no change to the agent.
 
-    Three commands take you through, and `agl COMMAND --help` explains each:
+    Four commands take you through, and `agl COMMAND --help` explains each:
 
     ```
     agl doctor                                   what can this machine do?
     agl dev my_agent:agent --tasks val.jsonl     does the agent run, does it earn a reward?
-    agl train my_agent:agent --run first ...     train it
+    agl train my_agent:agent --run first ...     train its model
+    agl apo my_agent:agent --run first ...       or tune its prompts: no GPU, any endpoint
     ```
     """
     logging.basicConfig(
@@ -60,6 +62,7 @@ def root(
 
 
 app.command(no_args_is_help=True)(train)
+app.command(no_args_is_help=True)(apo)
 app.command(no_args_is_help=True)(dev)
 app.command("eval", no_args_is_help=True)(evaluate)
 app.command(no_args_is_help=True)(serve)

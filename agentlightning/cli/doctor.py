@@ -28,7 +28,7 @@ CAPABILITIES: tuple[tuple[str, tuple[str, ...] | None, str], ...] = (
         "on conversations; a function, not yet an `Algorithm`",
     ),
     ("VERL on vLLM or SGLang", None, _LATER),
-    ("APO: prompts instead of weights", None, _LATER),
+    ("APO: prompts instead of weights", ("openai",), "any OpenAI-compatible endpoint"),
     ("SFT on the best rollouts", None, _LATER),
 )
 """What there is to run: its name, the packages that it needs (`None`: it is not built), a remark."""

@@ -124,15 +124,17 @@ def _agent(target: str, reward: str | None) -> LitAgent[Any]:
 def _tasks(files: Sequence[Path], agent: LitAgent[Any]) -> list[Any]:
     """The rows of all files; for the built-in agent checked as `main_ppo` checks them."""
     from agentlightning.algorithm.data import load_dataset
-    from agentlightning.verl.prompts import prompt_rows
+    from agentlightning.verl.prompts import Mends, prompt_rows
     from agentlightning.verl.single_turn import SingleTurnAgent
 
     if not isinstance(agent, SingleTurnAgent):
         return load_dataset(files)
+    rename = "Rename the right one to that"
+    mends = Mends(prompt=rename, source=rename, reward="give it as `--reward FILE`")
     return [
         task
         for file in files
-        for task in prompt_rows(str(file), load_dataset(file), builtin_rewards=agent.scorer.builtin)
+        for task in prompt_rows(str(file), load_dataset(file), builtin_rewards=agent.scorer.builtin, mends=mends)
     ]
 
 

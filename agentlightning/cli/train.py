@@ -77,7 +77,7 @@ def train(
     from agentlightning.trainer import Trainer
     from agentlightning.verl.config import config_file
 
-    run_dir = _run_dir(runs_dir, run, resume)
+    run_dir = run_directory(runs_dir, run, resume)
     lit_agent = load_agent(agent)
     learning = {AlgorithmName.VERL: VERL}[algorithm](overrides or [], preset=config_file(config_name, config_path))
     trainer = Trainer(
@@ -98,7 +98,12 @@ def train(
         typer.echo(f"checkpoint: {learning.checkpoint}")
 
 
-def _run_dir(runs_dir: Path, run: str, resume: bool) -> Path:
+def run_directory(runs_dir: Path, run: str, resume: bool) -> Path:
+    """Where a run lives.
+
+    Raises:
+        ConfigError: `run` is no plain name, or is to be resumed and not there.
+    """
     if run in ("", "..") or run != Path(run).name:
         raise ConfigError(
             f"`--run` is a name, not a path, got `{run}`; choose the directory of all runs with `--runs-dir`"

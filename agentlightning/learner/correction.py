@@ -38,7 +38,6 @@ of each token, or their sum, mean or maximum over a sequence."""
 
 @torch.no_grad()
 def compute_rollout_correction(
-    *,
     old_log_prob: torch.Tensor,
     rollout_log_prob: torch.Tensor,
     response_mask: torch.Tensor,

@@ -14,6 +14,8 @@ import torch
 
 from agentlightning.types import ConfigError
 
+from .known_gradient import with_gradient
+
 
 def _k1(log_prob: torch.Tensor, ref_log_prob: torch.Tensor) -> torch.Tensor:
     return log_prob - ref_log_prob
@@ -28,8 +30,14 @@ def _k2(log_prob: torch.Tensor, ref_log_prob: torch.Tensor) -> torch.Tensor:
 
 
 def _k3(log_prob: torch.Tensor, ref_log_prob: torch.Tensor) -> torch.Tensor:
-    other_way = (ref_log_prob - log_prob).clamp(-20.0, 20.0)
-    return (other_way.expm1() - other_way).clamp(-10.0, 10.0)
+    with torch.no_grad():
+        other_way = (ref_log_prob - log_prob).clamp_(-20.0, 20.0)
+        less_one = other_way.expm1()
+        value = torch.sub(less_one, other_way, out=other_way)
+        # The inner bound is only reached where the outer one is passed: one of them stops the gradient.
+        slope = less_one.neg_().mul_(value <= 10.0)
+        value.clamp_(max=10.0)
+    return with_gradient(log_prob, value, slope)
 
 
 _ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

@@ -16,12 +16,14 @@ from .progress import VAL_REWARD
 from .table import print_summary
 
 _PHASES = {
-    "timing_s/gen": "rollouts",
-    "timing_s/adv": "advantages",
-    "timing_s/update_actor": "update",
-    "timing_s/testing": "validation",
-    "timing_s/save_checkpoint": "checkpoints",
+    "rollouts": ("gen",),
+    "log-probs": ("old_log_prob", "ref", "values"),
+    "advantages": ("adv",),
+    "update": ("update_critic", "update_actor"),
+    "validation": ("testing",),
+    "checkpoints": ("save_checkpoint",),
 }
+"""What verl's `timing_s/<name>` come to, for people."""
 
 
 def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -36,15 +38,21 @@ def summarise(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     validated = [row[VAL_REWARD] for row in history if VAL_REWARD in row]
     rewards = {"val_reward_before": validated[0], "val_reward_after": validated[-1]} if validated else {}
-    phases = {name: sum(row.get(key, 0.0) for row in history) for key, name in _PHASES.items()}
+    phases = {phase: sum(_seconds(row, names) for row in history) for phase, names in _PHASES.items()}
     return {
         **rewards,
         "steps": max((int(row["step"]) for row in history), default=0),
         "rollouts": int(sum(row.get("training/n_rollouts", 0) for row in history)),
         "tokens": int(sum(row.get("perf/total_num_tokens", 0) for row in history)),
         "wall_s": sum(phases.values()),
-        "wall_s_by_phase": phases,
+        "wall_s_by_phase": {phase: seconds for phase, seconds in phases.items() if seconds},
     }
+
+
+def _seconds(row: Mapping[str, Any], names: Sequence[str]) -> float:
+    """Of these timings; with several policies each has its own, under its name."""
+    wanted = tuple(f"timing_s/{name}" for name in names)
+    return sum(value for key, value in row.items() if key in wanted or key.partition("/")[2] in wanted)
 
 
 def write_report(

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 _METRIC = re.compile(r"val-(?:core|aux)/(.+)/([^/]+)/(mean|best|worst|maj)@(\d+)(?:/mean)?")
+_WITH_INTERVAL = ("mean", "best")
 
 
 def print_validation(metrics: Mapping[str, float], console: Console | None = None) -> None:
-    """One row for each source and variable: mean@n with its 95 % interval, best, worst and majority of n.
+    """One row for each source and variable: mean@n and best@n with their 95 % intervals, worst and majority of n.
 
     Args:
         metrics: Of `verl.validation.validation_metrics`; others are passed over.
@@ -32,19 +33,19 @@ def print_validation(metrics: Mapping[str, float], console: Console | None = Non
     for kind in kinds:
         counts = sorted({columns[kind][0] for columns in rows.values() if kind in columns})
         table.add_column(f"{kind}@{','.join(map(str, counts))}", justify="right")
-        if kind == "mean":
+        if kind in _WITH_INTERVAL:
             table.add_column("95 % interval", justify="right")
     for (source, variable), columns in sorted(rows.items()):
         cells: list[str] = []
         for kind in kinds:
             cells.append(f"{columns[kind][2]:.3f}" if kind in columns else "")
-            if kind == "mean":
-                cells.append(_interval(metrics, source, variable, columns[kind][0]))
+            if kind in _WITH_INTERVAL:
+                cells.append(_interval(metrics, source, variable, kind, columns[kind][0]) if kind in columns else "")
         table.add_row(source, variable, *cells)
     (console or Console()).print(table, highlight=False)
 
 
-def _interval(metrics: Mapping[str, float], source: str, variable: str, n: int) -> str:
-    name = f"val-aux/{source}/{variable}/mean@{n}/ci95_"
+def _interval(metrics: Mapping[str, float], source: str, variable: str, kind: str, n: int) -> str:
+    name = f"val-aux/{source}/{variable}/{kind}@{n}/ci95_"
     low, high = metrics.get(f"{name}low"), metrics.get(f"{name}high")
     return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"

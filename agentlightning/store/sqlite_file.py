@@ -19,9 +19,18 @@ from .sql_ledger import SqlLedger
 
 OLDEST_SQLITE: Final = (3, 35, 0)
 """The first with RETURNING."""
-CHECKPOINT_PAGES: Final = 16_000
-"""Pages (of 4 KiB) that the log may hold before the writer itself brings them into the database, during which nothing
+PAGE_BYTES: Final = 8192
+"""Of new files. A span of 5 kB costs a third less CPU than in pages of 4096, whose log has twice the frames; larger
+pages cost small operations more, each of which writes whole pages."""
+CHECKPOINT_PAGES: Final = 8_000
+"""Pages (of 8 KiB) that the log may hold before the writer itself brings them into the database, during which nothing
 is answered. `checkpoint` has done most of that by then."""
+PRAGMAS: Final = (
+    f"page_size={PAGE_BYTES}",
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+)
 
 OUTSIDE: Final = {
     sqlite3.SQLITE_BUSY,
@@ -72,7 +81,12 @@ class SqliteFile:
     def _open(self, path: Path) -> SqlLedger:
         cursor = self._connection.cursor()
         try:
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"wal_autocheckpoint={CHECKPOINT_PAGES}"):
+            for pragma in (
+                f"page_size={PAGE_BYTES}",
+                "journal_mode=WAL",
+                "synchronous=NORMAL",
+                f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+            ):
                 cursor.execute(f"PRAGMA {pragma}")
             ledger = SqlLedger(cursor, sqlite.dialect())
             self._begin()

@@ -33,10 +33,15 @@ def open_run(path: Path, *, resume: bool) -> bool:
     """
     if resume and not path.is_dir():
         raise ConfigError(f"there is no run `{path}` to resume; check the name, or start it without `resume`")
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"`{path}` is a file; give the run a directory of its own")
     if not resume and path.exists() and any(path.iterdir()):
         raise RunExistsError(f"run `{path}` exists; resume it (`resume=True`, `--resume`), or choose another name")
     new = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"can't make the run's directory `{path}`: {error}; give another one") from error
     return new
 
 
@@ -54,9 +59,9 @@ def read_config(path: Path) -> dict[str, Any]:
 def discard_empty_run(path: Path) -> None:
     """Remove the directory of a run that failed before anything was recorded, so that its name is free again.
 
-    A directory that holds anything beside our own empty files is left alone.
+    A directory that holds anything beside our own files of an empty run is left alone.
     """
-    ours = [file for file in path.iterdir() if file.name == CONFIG or file.name.startswith("store.sqlite")]
+    ours = [file for file in path.iterdir() if file.name in (CONFIG, "spool") or file.name.startswith("store.sqlite")]
     empty = [file for file in path.iterdir() if file.is_file() and file.stat().st_size == 0]
     if {*path.iterdir()} == {*ours, *empty}:
         shutil.rmtree(path)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import warnings
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
+
+from .templates import Engine, placeholders, render
 
 
 class Resource(BaseModel):
@@ -69,33 +72,39 @@ class PromptTemplate(Resource):
 
     resource_type: Literal["prompt_template"] = "prompt_template"
     template: str
-    engine: Literal["f-string", "jinja", "poml"] = "f-string"
-    """`f-string`: `{name}`. `jinja`: sandboxed Jinja. `poml` is stored and passed on, not rendered here."""
+    engine: Engine = "f-string"
+    """`f-string`: `{name}`. `jinja`: sandboxed Jinja. `poml`: needs the extra `agentlightning[poml]`."""
     input_keys: list[str] | None = None
-    """Names that `format` is expected to get; for readers and checks, not needed to format."""
+    """Names that `format` is going to get. A prompt that is tuned may use any of them, and need not use them all."""
+
+    @model_validator(mode="after")
+    def _warn_of_places_that_nothing_fills(self) -> Self:
+        # A warning: the store must give back what it holds, and only `format` knows for sure.
+        if self.input_keys is not None and (unfilled := self._roots() - set(self.input_keys)):
+            name = min(unfilled)
+            warnings.warn(
+                f"`template` has the place `{name}`, which `input_keys` {self.input_keys} does not list; "
+                f"add it there, or double the braces where it is meant as text",
+                stacklevel=3,
+            )
+        return self
+
+    def _roots(self) -> set[str]:
+        """Names that the template takes, of `task.title` and `task[title]` only `task`."""
+        try:
+            return {name.split(".")[0].split("[")[0] for name in placeholders(self.template, self.engine)}
+        except ValueError:  # no template of that engine; `format` says so, if it is ever called
+            return set()
 
     def format(self, **kwargs: Any) -> str:
-        """The prompt with `kwargs` filled in.
+        """The prompt with `kwargs` filled in. POML's messages come as one text, without their roles.
 
         Raises:
             KeyError: the template names a place that `kwargs` lacks.
-            NotImplementedError: the engine is `poml`.
+            ValueError: it can't be rendered.
+            ImportError: the engine is `poml` and that package isn't installed.
         """
-        if self.engine == "f-string":
-            return self.template.format(**kwargs)
-        if self.engine == "jinja":
-            return _render_jinja(self.template, kwargs)
-        raise NotImplementedError("`engine` 'poml' is not rendered here; call the `poml` package on `template`")
-
-
-def _render_jinja(template: str, values: dict[str, Any]) -> str:
-    from jinja2 import StrictUndefined, UndefinedError  # costs 30 ms to import
-    from jinja2.sandbox import SandboxedEnvironment
-
-    try:
-        return SandboxedEnvironment(undefined=StrictUndefined).from_string(template).render(values)
-    except UndefinedError as error:
-        raise KeyError(str(error)) from error
+        return render(self.template, self.engine, kwargs)
 
 
 ResourceUnion = Annotated[LLM | ProxyLLM | PromptTemplate, Field(discriminator="resource_type")]

@@ -36,7 +36,7 @@ class Collected:
     groups: list[list[Sample]] = field(default_factory=list[list[Sample]])
     """Those to train on."""
     baselines: dict[tuple[int, int], Sample] = field(default_factory=dict[tuple[int, int], Sample])
-    """The greedy rollout of each group, where one was asked for."""
+    """The greedy rollout of each whole group, where one was asked for."""
     earlier: list[list[Sample]] = field(default_factory=list[list[Sample]])
     """What the policy answered to the same tasks when they were run the last time, where it was asked for."""
     torn: int = 0
@@ -162,7 +162,7 @@ class Collector:
             groups = [[sample for sample in group if not sample.greedy] for group in whole]
             kept = [group for group in groups if self._speaks(group)]
             result.samples += [sample for sample in samples if not sample.greedy]
-            result.baselines |= {sample.group: sample for sample in samples if sample.greedy}
+            result.baselines |= {sample.group: sample for group in whole for sample in group if sample.greedy}
             result.torn += torn
             result.silent += len(groups) - len(kept)
             result.groups += kept

@@ -25,9 +25,9 @@ from agentlightning.types import (
     RolloutConfig,
     RolloutMode,
 )
+from agentlightning.utils.seeds import stable_seed
 
 from .stepped import SteppedBatches
-from .tasks import stable_seed
 
 if TYPE_CHECKING:
     from agentlightning.llm_proxy import LLMProxy
@@ -197,7 +197,7 @@ class AgentModeDaemon(SteppedBatches):
         if not rollout_ids:
             return []
         found = {rollout.rollout_id: rollout for rollout in await self._store.query_rollouts(rollout_id_in=rollout_ids)}
-        known = [(_key(rollout), rollout) for rollout in map(found.get, rollout_ids) if rollout is not None]
+        known = [(key_of(rollout), rollout) for rollout in map(found.get, rollout_ids) if rollout is not None]
         return await self._samples(known, {key: 0 for key, _ in known})
 
     def _known(self, key: SampleKey, task: Any) -> Rollout | None:
@@ -270,30 +270,7 @@ def _error(rollout: Rollout) -> str | None:
     return f"{error['type']}: {error['message']}" if error else rollout.attempt.status
 
 
-async def finished_rollouts(
-    store: LightningStore, *, after_step: int, until_step: int | None
-) -> dict[SampleKey, Rollout]:
-    """What an interrupted execution of the run left in the store and need not be run again.
-
-    Failed rollouts are: the interruption itself may have failed them, and an agent's own failure repeats itself.
-
-    Args:
-        after_step: The checkpoint's step; rollouts of earlier steps are history.
-        until_step: Last step whose rollouts may be used; `None`: all.
-
-    Returns:
-        Succeeded rollouts by key.
-    """
-    usable: dict[SampleKey, Rollout] = {}
-    for rollout in await store.query_rollouts(status_in=["succeeded"]):
-        if rollout.mode is None or not {"step", "task", "sample", "seed"} <= (rollout.metadata or {}).keys():
-            continue
-        key = _key(rollout)
-        if key[1] > after_step and (until_step is None or key[1] <= until_step):
-            usable[key] = rollout
-    return usable
-
-
-def _key(rollout: Rollout) -> SampleKey:
+def key_of(rollout: Rollout) -> SampleKey:
+    """What names a rollout of a run, from its metadata."""
     at = rollout.metadata or {}
     return str(rollout.mode), at["step"], at["task"], at["sample"]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agentlightning.credit import CreditRule
 from agentlightning.inference.engine import Engine
-from agentlightning.inference.loading import load_model
+from agentlightning.inference.loading import LoadedModel, load_model
 from agentlightning.learner.learner import Learner, OptimizerConfig
 from agentlightning.learner.lora import add_lora, load_adapter, shared_copy
 from agentlightning.learner.reference import Reference
@@ -23,7 +23,7 @@ from agentlightning.learner.value import Critic, ValueModel
 
 from .config import VerlConfig
 from .config.schema import Optim, PolicyConfig
-from .config.schema.model import Loading
+from .config.schema.model import Loading, Model
 from .policy import PolicyRun
 
 logger = logging.getLogger(__name__)
@@ -40,23 +40,23 @@ class Served:
     """Where the model has an adapter: the same weights without it, its reference at no cost."""
 
 
-def serve(config: VerlConfig, own: PolicyConfig) -> Served:
+Bases = dict[str, LoadedModel]
+"""Models without the adapters of policies that share them, by what they were loaded from."""
+
+
+def serve(config: VerlConfig, own: PolicyConfig, bases: Bases | None = None) -> Served:
     """Load a policy's model and make its engine, which is not started yet.
+
+    Args:
+        config: Settings of the run.
+        own: Those of the policy.
+        bases: Of the policies before it: one with an adapter takes its base from there, or puts it there.
 
     Raises:
         ModelError, ConfigError: the model or its adapter can't be loaded.
     """
     settings, rollout, data = own.actor_rollout_ref.model, own.actor_rollout_ref.rollout, config.data
-    # fp32 everywhere: the optimizer steps on these very weights, and bf16 would round small steps away.
-    loaded = load_model(
-        settings.path,
-        dtype="float32",
-        device=config.device(),
-        tokenizer=settings.tokenizer_path,
-        chat_template=settings.custom_chat_template,
-        overrides=settings.override_config,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    loaded = _load(config, settings, {} if bases is None else bases)
     base = _adapt(loaded.model, settings, seed=config.agentlightning.seed)
     wanted = rollout.max_model_len or data.max_prompt_length + data.max_response_length
     engine = Engine(
@@ -106,9 +106,32 @@ def make_policy(
     )
 
 
+def _load(config: VerlConfig, settings: Model, bases: Bases) -> LoadedModel:
+    """The model. Bases of adapters are never written to, so that several policies have the same one."""
+    # fp32 everywhere: the optimizer steps on these very weights, and bf16 would round small steps away.
+    arguments: dict[str, Any] = {
+        "dtype": "float32",
+        "device": config.device(),
+        "tokenizer": settings.tokenizer_path,
+        "chat_template": settings.custom_chat_template,
+        "overrides": settings.override_config,
+        "trust_remote_code": settings.trust_remote_code,
+    }
+    if not _has_adapter(settings):
+        return load_model(settings.path, **arguments)
+    source = repr((settings.path, arguments))
+    if source not in bases:
+        bases[source] = load_model(settings.path, **arguments)
+    return replace(bases[source], model=shared_copy(bases[source].model))
+
+
+def _has_adapter(settings: Loading) -> bool:
+    return bool(settings.lora_rank or settings.lora_adapter_path)
+
+
 def _adapt(model: Any, settings: Loading, *, seed: int) -> Any | None:
     """Put the adapter that the settings ask for into `model`; returns the same weights without it."""
-    if not (settings.lora_rank or settings.lora_adapter_path):
+    if not _has_adapter(settings):
         return None
     base = shared_copy(model)
     if settings.lora_adapter_path:

@@ -56,7 +56,8 @@ def advantages(
 
     An outcome estimator gives a rollout one number. A turn that earned more or less than its rollout's score is moved
     by the difference, in units of the group's spread where the estimator divides by it. The numbers of a rule that is
-    `relative` are advantages already and stay as they are. Fewer than two trained tokens in all have advantage 0.
+    `relative` are advantages already and stay as they are. A single trained token has no deviation: where advantages
+    are divided by that, it has advantage 0.
 
     Args:
         experience: The rollouts.
@@ -67,12 +68,12 @@ def advantages(
         known: Further inputs of the estimator, such as `values`.
     """
     mask = experience.mask_RT
-    if mask.sum() < 2:
-        return torch.zeros_like(mask), torch.zeros_like(mask)  # nothing to compare it with, and no deviation
     if is_relative(credit):
         direct = experience.matrix_RT(experience.of_turns([item.earned for item in experience.rollouts]))
         return direct, direct
     needs = requirements(estimator)
+    if mask.sum() < 1 + needs.whitens:
+        return torch.zeros_like(mask), rewards_RT * mask
     result, returns = compute_advantages(
         estimator,
         token_level_rewards=rewards_RT,

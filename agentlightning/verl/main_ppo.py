@@ -16,7 +16,7 @@ from typing import Any
 from agentlightning.algorithm import VERL
 from agentlightning.algorithm.data import load_dataset
 from agentlightning.trainer import Trainer
-from agentlightning.types import AgentLightningError, DatasetError
+from agentlightning.types import AgentLightningError, DatasetError, RunExistsError
 
 from .config import VerlConfig, config_file
 from .config.presets import preset_names
@@ -89,6 +89,7 @@ def run(
         ModelError, RunExistsError, TrainingError: see `Trainer.fit`.
     """
     algorithm = VERL(overrides, preset=preset)
+    algorithm.reads_rows = True
     config = algorithm.config
     agent, train, val = prepare(config)
     directory = run_dir or Path("runs") / config.trainer.project_name / config.trainer.experiment_name
@@ -97,8 +98,13 @@ def run(
         max_concurrency=concurrency or config.actor_rollout_ref.rollout.max_num_seqs,
         run_dir=directory,
     )
-    resume = config.trainer.resume_mode != "disable" and directory.is_dir() and any(directory.iterdir())
-    trainer.fit(agent, train, val_dataset=val, resume=resume)
+    exists = directory.is_dir() and any(directory.iterdir())
+    if exists and config.trainer.resume_mode == "disable":
+        raise RunExistsError(
+            f"run `{directory}` exists; leave out `trainer.resume_mode=disable` to go on with it, or give this one a "
+            "`trainer.experiment_name` of its own"
+        )
+    trainer.fit(agent, train, val_dataset=val, resume=exists)
     _report(algorithm, directory)
     return algorithm
 

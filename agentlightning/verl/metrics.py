@@ -5,7 +5,9 @@ Small functions over plain numbers; the loop in `trainer` and `policy` calls the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from math import isfinite
 
 import numpy as np
@@ -30,6 +32,7 @@ __all__ = [
     "stats",
     "step_metrics",
     "throughput_metrics",
+    "timed",
     "timing_per_token",
     "val_metrics",
     "validation_metrics",
@@ -44,6 +47,15 @@ def stats(name: str, values: ArrayLike) -> dict[str, float]:
         if x.size
         else {}
     )
+
+
+@contextmanager
+def timed(metrics: dict[str, float], name: str) -> Generator[None]:
+    """Add the seconds that the block takes to `timing_s/<name>` of `metrics`."""
+    started = time.perf_counter()
+    yield
+    key = f"timing_s/{name}"
+    metrics[key] = metrics.get(key, 0.0) + time.perf_counter() - started
 
 
 def gap_metrics(rollout_logprobs: ArrayLike, actor_logprobs: ArrayLike) -> dict[str, float]:
@@ -190,6 +202,7 @@ def step_metrics(
     episodes = [episode for sample in samples for episode in sample.episodes.values()]
     scored = [item for group in groups for item in group]
     equal = silent + sum(len({item.reward for item in group}) == 1 for group in groups)
+    calls, retokenized = sum(len(each.turns) for each in episodes), sum(each.retokenized for each in episodes)
     return {
         "training/n_rollouts": float(len(samples)),
         "training/n_rollouts_failed": float(sum(sample.error is not None for sample in samples)),
@@ -199,7 +212,8 @@ def step_metrics(
         "training/zero_variance_groups": equal / max(len(groups) + silent, 1),
         "training/n_calls_without_token_ids": float(sum(episode.missing_token_ids for episode in episodes)),
         "training/n_calls_failed_by_backend": float(sum(episode.backend_failures for episode in episodes)),
-        "training/n_calls_retokenized": float(sum(episode.retokenized for episode in episodes)),
+        "training/n_calls_retokenized": float(retokenized),
+        "training/retokenized_share": retokenized / max(calls, 1),
         **stats("critic/score", [item.reward for item in scored if _responded(item.sample)]),
     }
 
@@ -223,7 +237,11 @@ def policy_metrics(groups: Sequence[Sequence[Scored]], version: int) -> dict[str
             cut_off=[call.finish_reason == "length" for call in calls],
         ),
         **stats("num_turns", [len(item.episode.turns) for item in scored]),
-        **staleness_metrics([[turn.call.weights_version for turn in item.episode.turns] for item in scored], version),
+        # Calls that were tokenised again have no version.
+        **staleness_metrics(
+            [[t.call.weights_version for t in item.episode.turns if t.call.logprobs is not None] for item in scored],
+            version,
+        ),
     }
 
 

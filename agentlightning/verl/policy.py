@@ -7,9 +7,7 @@ Called by the loop in `trainer`, once for each policy and step; the maths are in
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,26 +17,22 @@ from agentlightning.credit import CreditRule
 from agentlightning.inference.engine import Engine
 from agentlightning.learner.advantages import requirements
 from agentlightning.learner.checkpoint import CriticPart, LearnerPart, Part, ReferencePart
-from agentlightning.learner.correction import compute_rollout_correction
 from agentlightning.learner.kl import apply_kl_penalty, make_kl_controller
 from agentlightning.learner.learner import Learner
 from agentlightning.learner.losses import softmean
 from agentlightning.learner.objectives import Value
 from agentlightning.learner.reference import Reference
 from agentlightning.learner.value import Critic
-from agentlightning.types.tokens import Float32
+from agentlightning.utils.seeds import stable_seed
 
 from .config import VerlConfig
 from .config.schema import PolicyConfig
 from .estimate import advantages, reward_components, token_rewards
 from .experience import Experience
-from .metrics import gap_metrics, stats
+from .logprobs import corrected, with_old_logprobs
+from .metrics import stats, timed
 from .rows import Scored, mini_batches
-from .tasks import stable_seed
-from .updates import ONLINE_DPO, SPPO_LOSS, aggregation, make_objective, moves_silent_rows, pairs, resample
-
-CHECK_EVERY = 50
-"""Steps between comparisons of the recorded log-probs with a fresh forward pass."""
+from .updates import ONLINE_DPO, SPPO_LOSS, aggregation, chosen, make_objective, moves_silent_rows
 
 
 class PolicyRun:
@@ -125,17 +119,17 @@ class PolicyRun:
         baselines: Mapping[tuple[int, int], float],
         metrics: dict[str, float],
     ) -> None:
-        kept: list[np.ndarray] | None = None
+        kept: Sequence[np.ndarray] | None = None
         experience = self._known(experience, step, metrics)
         if self._mode != ONLINE_DPO:
-            with _timed(metrics, "adv"):
-                experience, kept = self._corrected(experience, metrics)
+            with timed(metrics, "adv"):
+                experience, kept = corrected(experience, self.config.algorithm.rollout_correction, metrics)
                 experience = self._valued(experience, baselines, metrics)
         if self.critic is not None:
-            with _timed(metrics, "update_critic"):
+            with timed(metrics, "update_critic"):
                 metrics |= self._update_critic(experience, step)
         if step >= self.config.trainer.critic_warmup:
-            with _timed(metrics, "update_actor"):
+            with timed(metrics, "update_actor"):
                 metrics |= self._update_actor(experience, step, kept)
 
     def parts(self) -> dict[str, Part]:
@@ -156,63 +150,20 @@ class PolicyRun:
 
     def _known(self, experience: Experience, step: int, metrics: dict[str, float]) -> Experience:
         """The rows with `old_logprobs`, and `ref_logprobs`, `values` and `sum_pi_squared` where they are needed."""
-        with _timed(metrics, "old_log_prob"):
-            experience = self._with_old_logprobs(experience, step, metrics)
+        with timed(metrics, "old_log_prob"):
+            correction = self.config.algorithm.rollout_correction
+            experience = with_old_logprobs(experience, self.learner, self._temperature, correction, step, metrics)
         if self.reference is not None:
-            with _timed(metrics, "ref"):
+            with timed(metrics, "ref"):
                 logprobs = self.reference.logprobs(experience.rows, self._temperature)
                 experience = experience.with_columns(ref_logprobs=logprobs)
         if self.critic is not None:
-            with _timed(metrics, "values"):
+            with timed(metrics, "values"):
                 experience = experience.with_columns(values=self.critic.outputs(experience.rows))
         if self._needs.sum_pi_squared:
             found = self.learner.statistics(experience.rows, self._temperature)
             experience = experience.with_columns(sum_pi_squared=found.sum_pi_squared)
         return experience
-
-    def _with_old_logprobs(self, experience: Experience, step: int, metrics: dict[str, float]) -> Experience:
-        """Recorded log-probs are the old ones: the native engine samples from the learner's own weights.
-
-        They are computed anew where none were recorded (retokenised calls), and for rollout correction, which weighs
-        one against the other.
-        """
-        recorded: list[Float32] = [row.columns["rollout_logprobs"] for row in experience.rows]
-        correction = self.config.algorithm.rollout_correction
-        decoupled = not correction.bypass_mode and (correction.rollout_is or correction.rollout_rs)
-        lacking = any(np.isnan(column).any() for column in recorded)
-        check = step % CHECK_EVERY == 1
-        if not (decoupled or lacking or check):
-            return experience.with_columns(old_logprobs=recorded)
-        fresh = self.learner.logprobs(experience.rows, self._temperature)
-        filled = [np.where(np.isnan(old), new, old) for old, new in zip(recorded, fresh, strict=True)]
-        metrics |= gap_metrics(np.concatenate(filled), np.concatenate(fresh))
-        return experience.with_columns(rollout_logprobs=filled, old_logprobs=fresh if decoupled else filled)
-
-    def _corrected(
-        self, experience: Experience, metrics: dict[str, float]
-    ) -> tuple[Experience, list[np.ndarray] | None]:
-        """Rollout correction: importance weights as a column, and which tokens rejection kept.
-
-        A rejected token is left out of the policy's loss. Rewards, advantages and the critic are those of the rollouts
-        as they were.
-        """
-        settings = self.config.algorithm.rollout_correction
-        if settings.bypass_mode or not (settings.rollout_is or settings.rollout_rs):
-            return experience, None
-        weights, mask, found = compute_rollout_correction(
-            old_log_prob=experience.matrix_RT("old_logprobs"),
-            rollout_log_prob=experience.matrix_RT("rollout_logprobs"),
-            response_mask=experience.mask_RT,
-            rollout_is=settings.rollout_is,
-            rollout_is_threshold=settings.rollout_is_threshold,
-            rollout_is_batch_normalize=settings.rollout_is_batch_normalize,
-            rollout_rs=settings.rollout_rs,
-            rollout_rs_threshold=settings.rollout_rs_threshold,
-        )
-        metrics |= found
-        if weights is not None:
-            experience = experience.with_columns(rollout_is_weights=experience.columns_of(weights))
-        return experience, [column > 0 for column in experience.columns_of(mask)]
 
     # -- what it was worth --------------------------------------------------------------------------------------------
 
@@ -295,9 +246,9 @@ class PolicyRun:
         explained = 1.0 - float((returns - values).var(correction=0) / (returns.var(correction=0) + 1e-5))
         return _means(updates) | stats("critic/values", values.numpy()) | {"critic/vf_explained_var": explained}
 
-    def _update_actor(self, experience: Experience, step: int, kept: list[np.ndarray] | None) -> dict[str, float]:
+    def _update_actor(self, experience: Experience, step: int, kept: Sequence[np.ndarray] | None) -> dict[str, float]:
         """`ppo_epochs` passes over the mini-batches."""
-        experience, kept, groups = self._chosen(experience, step, kept)
+        experience, kept, groups = chosen(self.config, self.own, experience, step, kept)
         batches = mini_batches(
             experience,
             size=self._actor.ppo_mini_batch_size,
@@ -319,22 +270,6 @@ class PolicyRun:
             metrics["training/rollout_logprob_gap"] = updates[0]["actor/abs_log_ratio"]
         return metrics
 
-    def _chosen(
-        self, experience: Experience, step: int, kept: list[np.ndarray] | None
-    ) -> tuple[Experience, list[np.ndarray] | None, list[list[int]] | None]:
-        """The rollouts to step on, where that are not simply all, and which of them stay in one mini-batch."""
-        if self._mode == ONLINE_DPO:
-            chosen, size = [number for pair in pairs(experience, step) for number in pair], 2
-        elif self.config.algorithm.use_pf_ppo and self._estimator == "gae":
-            seed = stable_seed(self.config.agentlightning.seed, "pf_ppo", step)
-            chosen = resample(self.config, experience, seed=seed)
-            size = self.config.actor_rollout_ref.rollout.n
-        else:
-            return experience, kept, None
-        experience, origin = experience.select(chosen)
-        groups = [[*range(start, min(start + size, len(chosen)))] for start in range(0, len(chosen), size)]
-        return experience, None if kept is None else [kept[index] for index in origin], groups
-
     def _shuffle_seed(self, step: int) -> int | None:
         return stable_seed(self._actor.data_loader_seed, "mini-batches", step) if self._actor.shuffle else None
 
@@ -347,11 +282,3 @@ def _means(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
         name: sum(values) / (1 if name.endswith("/skipped_nonfinite") else len(values))
         for name, values in known.items()
     }
-
-
-@contextmanager
-def _timed(metrics: dict[str, float], name: str) -> Generator[None]:
-    started = time.perf_counter()
-    yield
-    key = f"timing_s/{name}"
-    metrics[key] = metrics.get(key, 0.0) + time.perf_counter() - started

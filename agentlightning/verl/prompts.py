@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 import orjson
@@ -27,6 +28,18 @@ SINGLE_TURN = "single_turn_agent"
 Json = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Mends:
+    """What a user of the command can do about a row that can't be used."""
+
+    prompt: str = "Name the right one in `data.prompt_key`"
+    """The column of the messages is missing."""
+    source: str = "Name the right one in `data.reward_fn_key`"
+    """The column of the data source is missing."""
+    reward: str = "set `reward.custom_reward_function.path` to it"
+    """No rule scores; the user has written a function."""
+
+
 def prompt_rows(
     file: str,
     rows: Sequence[Any],
@@ -34,6 +47,7 @@ def prompt_rows(
     prompt_key: str = "prompt",
     reward_fn_key: str = "data_source",
     builtin_rewards: bool = True,
+    mends: Mends | None = None,
 ) -> list[Json]:
     """The rows of a file as tasks, each with `prompt`, `data_source`, `reward_model` and `extra_info`.
 
@@ -43,12 +57,13 @@ def prompt_rows(
         prompt_key: Column with the messages.
         reward_fn_key: Column that says which rule scores.
         builtin_rewards: Whether the rules score, which need a known source and a ground truth.
+        mends: What the messages tell the user to do; default: `main_ppo`'s settings.
 
     Raises:
         DatasetError: a row can't be used; names file, row (from 1) and column. Also where one prompt has two
             different ground truths.
     """
-    reader = _Reader(file, prompt_key, reward_fn_key, builtin_rewards)
+    reader = _Reader(file, prompt_key, reward_fn_key, builtin_rewards, mends or Mends())
     tasks = [reader.row(number, row) for number, row in enumerate(rows, 1)]
     _check_duplicates(file, tasks, prompt_key)
     return tasks
@@ -67,8 +82,9 @@ def warn_of_overlap(train: Sequence[Json], val: Sequence[Json]) -> None:
 
 
 class _Reader:
-    def __init__(self, file: str, prompt_key: str, source_key: str, builtin: bool) -> None:
+    def __init__(self, file: str, prompt_key: str, source_key: str, builtin: bool, mends: Mends) -> None:
         self.file = file
+        self.mends = mends
         self.prompt_key = prompt_key
         self.source_key = source_key
         self.builtin = builtin
@@ -79,7 +95,7 @@ class _Reader:
         fields = cast("Mapping[str, Any]", row)
         self._check_agent(number, fields)
         task: Json = {
-            "prompt": self._messages(number, self._need(number, fields, self.prompt_key, "data.prompt_key")),
+            "prompt": self._messages(number, self._need(number, fields, self.prompt_key, self.mends.prompt)),
             "data_source": self._source(number, fields),
             "reward_model": self._truth(number, fields.get("reward_model")),
             "extra_info": self._mapping(number, "extra_info", fields.get("extra_info")),
@@ -103,21 +119,21 @@ class _Reader:
             if fields.get(column):
                 self._refuse(number, column, "is not empty; the native engine reads text only")
 
-    def _need(self, number: int, fields: Mapping[str, Any], column: str, setting: str) -> Any:
+    def _need(self, number: int, fields: Mapping[str, Any], column: str, mend: str) -> Any:
         if column not in fields:
             have = ", ".join(f"`{name}`" for name in fields) or "none"
-            self._refuse(number, column, f"is missing; the columns are {have}. Name the right one in `{setting}`")
+            self._refuse(number, column, f"is missing; the columns are {have}. {mend}")
         return fields[column]
 
     def _source(self, number: int, fields: Mapping[str, Any]) -> str:
         if not self.builtin and self.source_key not in fields:
             return "unknown"
-        source = self._need(number, fields, self.source_key, "data.reward_fn_key")
+        source = self._need(number, fields, self.source_key, self.mends.source)
         if not isinstance(source, str) or not source:
             self._refuse(number, self.source_key, f"must be a text, not {source!r:.60}")
         if self.builtin:
             try:
-                find_rule(source)
+                find_rule(source, self.mends.reward)
             except ConfigError as error:
                 self._refuse(number, self.source_key, str(error))
         return source
@@ -129,8 +145,8 @@ class _Reader:
             self._refuse(
                 number,
                 "reward_model.ground_truth",
-                f"must be the known result, as text or number, not {truth!r:.60}; without one, score with your own "
-                "function: `reward.custom_reward_function.path`",
+                f"must be the known result, as text or number, not {truth!r:.60}; without one, write a function "
+                f"`compute_score` in a file and {self.mends.reward}",
             )
         return model
 

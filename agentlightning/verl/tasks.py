@@ -6,21 +6,15 @@ by the loop in `trainer`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
 from agentlightning.types import ConfigError, Dataset, DatasetError
+from agentlightning.utils.seeds import stable_seed
 
 T = TypeVar("T")
-
-
-def stable_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on `parts` alone, on any machine."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 class TaskOrder:

@@ -13,6 +13,7 @@ from agentlightning.learner.advantages import pf_ppo_rows
 from agentlightning.learner.batch import Row
 from agentlightning.learner.losses import agg_mode_of, vanishes_without_advantage
 from agentlightning.learner.objectives import SPPO, Objective, OnlineDPO, Policy
+from agentlightning.utils.seeds import stable_seed
 
 from .config import VerlConfig
 from .config.schema import SELF_PLAY_LOSSES, PolicyConfig
@@ -73,6 +74,33 @@ def moves_silent_rows(config: VerlConfig, own: PolicyConfig) -> bool:
     if config.is_self_play(own) or actor.entropy_coeff != 0 or actor.use_kl_loss:
         return True
     return not vanishes_without_advantage(config.loss_mode(own))
+
+
+def chosen(
+    config: VerlConfig, own: PolicyConfig, experience: Experience, step: int, kept: Sequence[np.ndarray] | None
+) -> tuple[Experience, Sequence[np.ndarray] | None, list[list[int]] | None]:
+    """The rollouts to step on: all of them, SPIN's pairs, or those that preference-feedback PPO draws.
+
+    Args:
+        config: Settings of the run.
+        own: Those of the policy.
+        experience: The rollouts of the step.
+        step: Its number.
+        kept: (N,) for each row: tokens that rollout correction kept.
+
+    Returns:
+        Them, `kept` for their rows, and the numbers of those that stay in one mini-batch; `None`: each task's.
+    """
+    if config.loss_mode(own) == ONLINE_DPO:
+        numbers, size = [number for pair in pairs(experience, step) for number in pair], 2
+    elif config.algorithm.use_pf_ppo and not config.is_self_play(own):
+        numbers = resample(config, experience, seed=stable_seed(config.agentlightning.seed, "pf_ppo", step))
+        size = config.actor_rollout_ref.rollout.n
+    else:
+        return experience, kept, None
+    experience, origin = experience.select(numbers)
+    groups = [[*range(start, min(start + size, len(numbers)))] for start in range(0, len(numbers), size)]
+    return experience, None if kept is None else [kept[index] for index in origin], groups
 
 
 def pairs(experience: Experience, step: int) -> list[tuple[int, int]]:

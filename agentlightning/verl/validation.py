@@ -35,7 +35,7 @@ def validation_metrics(
     `best@k/{mean,std}`, `worst@k/{mean,std}` and, with `pred`, `maj@k/{mean,std}`: mean and standard deviation over
     1,000 resamples of k of the N answers; all of it then averaged over the prompts of a source. The core variable of a
     source is `acc` where it has one, else `reward`; its mean, best and maj at N are `val-core`, the rest is `val-aux`.
-    Of the core variable's mean there is also `mean@N/ci95_low` and `ci95_high`, see `interval`.
+    Of the core variable there are also `mean@N/ci95_low` and `ci95_high`, and the same of `best@N`, see `interval`.
 
     Args:
         sources: (S,) data source of each answer.
@@ -60,18 +60,22 @@ def validation_metrics(
         votes = pred if pred is not None and any(pred[i] is not None for i in members) else None
         for name, column in here.items():
             filled = np.array([fill if value is None else value for value in column], np.float64)
-            found, means = _of_variable(filled, list(groups.values()), votes)
+            found = _of_variable(filled, list(groups.values()), votes)
             largest = max(map(len, groups.values()))
-            for metric, value in found.items():
+            for metric, numbers in found.items():
                 section = "val-core" if name == core and _is_core(metric, largest) else "val-aux"
-                metrics[f"{section}/{source}/{name}/{metric}"] = value
+                metrics[f"{section}/{source}/{name}/{metric}"] = float(np.mean(numbers))
             if name == core:
-                low, high = interval(means)
-                metrics |= {
-                    f"val-aux/{source}/{name}/mean@{largest}/ci95_{end}": value
-                    for end, value in (("low", low), ("high", high))
-                }
+                means = [float(filled[members].mean()) for members in groups.values()]
+                metrics |= _interval_metrics(f"val-aux/{source}/{name}/mean@{largest}", means)
+                if best := found.get(f"best@{largest}/mean"):
+                    metrics |= _interval_metrics(f"val-aux/{source}/{name}/best@{largest}", best)
     return metrics
+
+
+def _interval_metrics(name: str, means: Sequence[float]) -> dict[str, float]:
+    low, high = interval(means)
+    return {f"{name}/ci95_low": low, f"{name}/ci95_high": high}
 
 
 def answer_values(
@@ -121,16 +125,14 @@ def _is_core(metric: str, largest: int) -> bool:
 
 def _of_variable(
     values: Floats, groups: Sequence[Sequence[int]], votes: Sequence[str | None] | None
-) -> tuple[dict[str, float], list[float]]:
-    """Metrics averaged over prompts, and each prompt's mean."""
+) -> dict[str, list[float]]:
+    """Each metric, of each prompt that has it."""
     collected: dict[str, list[float]] = {}
-    means: list[float] = []
     for members in groups:
         own = values[list(members)]
-        means.append(float(own.mean()))
         for metric, value in _of_prompt(own, None if votes is None else [votes[i] for i in members]).items():
             collected.setdefault(metric, []).append(value)
-    return {metric: float(np.mean(numbers)) for metric, numbers in collected.items()}, means
+    return collected
 
 
 def _of_prompt(values: Floats, votes: Sequence[str | None] | None) -> dict[str, float]:

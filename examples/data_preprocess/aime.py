@@ -6,9 +6,9 @@ python -m examples.data_preprocess.aime --year 2024 --local_save_dir data/aime
 from __future__ import annotations
 
 if __package__:
-    from .common import Row, add_source, convert, field, make_row, parser, read_split, write
+    from .common import Row, add_source, command, convert, field, make_row, parser, read_split, write
 else:  # run as a file
-    from common import Row, add_source, convert, field, make_row, parser, read_split, write
+    from common import Row, add_source, command, convert, field, make_row, parser, read_split, write
 
 HUB = {2024: ("Maxwell-Jia/AIME_2024", "train"), 2025: ("math-ai/aime25", "test")}
 """By year: data set and split on the hub. There is nothing to train on."""
@@ -35,4 +35,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 
 if __package__:
-    from .common import Row, make_row, parser, write
+    from .common import Row, command, make_row, parser, write
 else:  # run as a file
-    from common import Row, make_row, parser, write
+    from common import Row, command, make_row, parser, write
 
 SOURCE = "agentlightning/arithmetic"
 INSTRUCTION = 'End with the result after "####".'
@@ -50,4 +50,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

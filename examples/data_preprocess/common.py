@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 
 from agentlightning.algorithm.data import load_dataset
-from agentlightning.types import DatasetError
+from agentlightning.types import AgentLightningError, DatasetError
 
 Row = dict[str, Any]
 ENDINGS = (".parquet", ".jsonl", ".json")
@@ -100,10 +101,22 @@ def make_row(source: str, split: str, index: int, question: str, answer: str, tr
     }
 
 
+def command(main: Callable[[], None]) -> None:
+    """Run a script: what the user can mend is one line and exit code 2."""
+    try:
+        main()
+    except AgentLightningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def write(directory: Path, splits: dict[str, list[Row]]) -> None:
     """Write `<split>.parquet` for each split, and say so."""
     directory = directory.expanduser()
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(f"can't make the directory `{directory}`: {error}; set `--local_save_dir`") from error
     for split, rows in splits.items():
         path = directory / f"{split}.parquet"
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)

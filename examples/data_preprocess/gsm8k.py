@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 
 if __package__:
-    from .common import Row, add_source, convert, field, make_row, parser, read_split, write
+    from .common import Row, add_source, command, convert, field, make_row, parser, read_split, write
 else:  # run as a file
-    from common import Row, add_source, convert, field, make_row, parser, read_split, write
+    from common import Row, add_source, command, convert, field, make_row, parser, read_split, write
 
 SOURCE = "openai/gsm8k"
 INSTRUCTION = 'Think step by step, and end with the result after "####", as in "#### 42".'
@@ -45,4 +45,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

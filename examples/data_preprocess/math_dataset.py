@@ -8,9 +8,9 @@ from __future__ import annotations
 from agentlightning.verl.reward.answers import boxed
 
 if __package__:
-    from .common import Row, add_source, convert, field, make_row, parser, read_split, write
+    from .common import Row, add_source, command, convert, field, make_row, parser, read_split, write
 else:  # run as a file
-    from common import Row, add_source, convert, field, make_row, parser, read_split, write
+    from common import Row, add_source, command, convert, field, make_row, parser, read_split, write
 
 SOURCE = "DigitalLearningGmbH/MATH-lighteval"
 INSTRUCTION = r"Think step by step, and put the final result in \boxed{}."
@@ -41,4 +41,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -21,7 +21,8 @@ def test_json_tells_what_is_here(agl: Any) -> None:
     assert report["devices"][0]["available"]
     ready = {entry["name"]: entry["ready"] for entry in report["capabilities"]}
     assert ready["VERL on the native engine"]
-    assert not ready["APO: prompts instead of weights"]
+    assert ready["APO: prompts instead of weights"]
+    assert not ready["SFT on the best rollouts"]
 
 
 def test_the_table_has_every_capability(agl: Any) -> None:

@@ -74,6 +74,7 @@ def test_it_exits_with_1_if_all_fail(agl: Any) -> None:
     [
         (("agents:chatty", "sums.jsonl"), "needs a model"),
         (("single-turn", "sums.jsonl"), "dataset `sums.jsonl`, row 1, column `prompt`: is missing"),
+        (("single-turn", "sums.jsonl"), "Rename the right one to that"),
         (("agents:moody", "moods.jsonl", "--reward", "x.py"), "`--reward` is for the agent `single-turn`"),
         (("single-turn", "moods.jsonl", "--reward", "x.py"), "x.py` is not a file"),
         (("agents:moody", "none.jsonl"), "`none.jsonl` is not a file"),

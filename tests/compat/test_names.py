@@ -129,7 +129,6 @@ def test_what_is_left_out_says_what_to_use(name: str):
         ("tracer", "AgentOpsTracer"),
         ("store", "MongoLightningStore"),
         ("runner", "LegacyAgentRunner"),
-        ("algorithm", "APO"),
     ],
 )
 def test_rooms_say_it_too(module: str, name: str):

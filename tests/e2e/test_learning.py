@@ -177,6 +177,31 @@ def test_an_agent_that_always_fails_ends_training_with_its_reason(model, tmp_pat
         trainer.fit(always_raises, TASKS)
 
 
+def test_what_was_learned_until_everything_failed_is_saved_and_gone_on_with(finished, model, tmp_path):
+    """The tool goes down in step 3, in a run that saves at its end only; once it works again the run goes on as if
+    nothing had been."""
+    whole, _ = finished
+    down = [True]
+
+    @agl.rollout
+    def needs_a_tool(task, llm, rollout):
+        if down and rollout.mode == "train" and rollout.metadata["step"] > 2:
+            raise RuntimeError("the tool is down")
+        return letters_agent(task, llm)
+
+    def fit(**changes):
+        algorithm = agl.VERL(config(model, **{"trainer.save_freq": -1, **changes}))
+        trainer = agl.Trainer(algorithm=algorithm, n_runners=8, run_dir=tmp_path / "run")
+        trainer.fit(needs_a_tool, TASKS, val_dataset=TASKS, resume=(tmp_path / "run").exists())
+
+    with pytest.raises(TrainingError, match="the tool is down"):
+        fit(**{"trainer.total_training_steps": 3})
+    assert (tmp_path / "run" / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "2"
+    down.clear()
+    fit(**{"trainer.total_training_steps": 4})
+    assert metrics_of(tmp_path / "run") == metrics_of(whole)[:5]
+
+
 @agl.rollout
 def sometimes_raises(task, llm):
     letters_agent(task, llm)

@@ -14,11 +14,13 @@ from .helpers import alone, alone_logprobs, assert_close, gradients, make_rows, 
 CONFIG = {
     "clip_ratio_low": 0.2,
     "clip_ratio_high": 0.28,
-    "kl_cov_ratio": 0.2,
-    "ppo_kl_coef": 0.5,
-    "clip_cov_ratio": 0.2,
-    "clip_cov_lb": 0.0,
-    "clip_cov_ub": 100.0,
+    "policy_loss": {
+        "kl_cov_ratio": 0.2,
+        "ppo_kl_coef": 0.5,
+        "clip_cov_ratio": 0.2,
+        "clip_cov_lb": 0.0,
+        "clip_cov_ub": 100.0,
+    },
     "seed": 7,
 }
 PAIRS = np.array([[0, 1], [5, 2], [3, 4]])

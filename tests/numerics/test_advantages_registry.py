@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,17 +40,17 @@ TOKEN_BASELINE = EstimatorNeeds(index=True, old_log_probs=True, sum_pi_squared=T
 
 def test_what_each_estimator_needs():
     assert {name: requirements(name) for name in advantage_estimators() if not name.startswith("test_")} == {
-        "gae": EstimatorNeeds(values=True),
+        "gae": EstimatorNeeds(values=True, whitens=True),
         "grpo": GROUPS,
         "grpo_vectorized": GROUPS,
         "grpo_passk": GROUPS,
-        "gdpo": EstimatorNeeds(index=True, group_relative=True, outcome=True, components=True),
+        "gdpo": EstimatorNeeds(index=True, group_relative=True, outcome=True, components=True, whitens=True),
         "rloo": GROUPS,
         "rloo_vectorized": GROUPS,
         "opo": GROUPS,
         "gpg": GROUPS,
-        "reinforce_plus_plus": EstimatorNeeds(),
-        "reinforce_plus_plus_baseline": GROUPS,
+        "reinforce_plus_plus": EstimatorNeeds(whitens=True),
+        "reinforce_plus_plus_baseline": replace(GROUPS, whitens=True),
         "remax": EstimatorNeeds(reward_baselines=True),
         "optimal_token_baseline": TOKEN_BASELINE,
         "tir_optimal_token_baseline": TOKEN_BASELINE,

@@ -342,10 +342,18 @@ def test_kl_cov_penalises_the_tokens_of_highest_covariance(factor):
     assert metrics["actor/ppo_kl"] == close(abs(d))
 
 
-def test_kl_cov_of_a_small_share_takes_one_token_and_of_none_takes_none():
+@pytest.mark.parametrize("share", [1e-9, 0.0])
+def test_the_smallest_share_takes_one_token(share):
     d = math.log(2)
-    assert covariance_loss("kl_cov", shift=d, kl_cov_ratio=1e-9, ppo_kl_coef=1.0)[0] == close(d / 6)
-    assert covariance_loss("kl_cov", shift=d, kl_cov_ratio=0.0, ppo_kl_coef=1.0)[0] == close(0.0)
+    assert covariance_loss("kl_cov", shift=d, kl_cov_ratio=share, ppo_kl_coef=1.0)[0] == close(d / 6)
+    assert covariance_loss("clip_cov", clip_cov_ratio=share)[2]["actor/pg_clipfrac"] == close(1 / 6)
+
+
+@pytest.mark.parametrize("mode", ["kl_cov", "clip_cov"])
+@pytest.mark.parametrize("share", [-0.1, 1.5, NAN])
+def test_what_is_no_share_is_refused(mode, share):
+    with pytest.raises(ConfigError, match=f"`policy_loss.{mode}_ratio` is {share}"):
+        covariance_loss(mode, **{f"{mode}_ratio": share})
 
 
 # -- settings, masks, batches ----------------------------------------------------------------------------------------

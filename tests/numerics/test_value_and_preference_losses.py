@@ -102,8 +102,6 @@ def softplus(x):
             (0.75 * softplus(-1.0) + 0.25 * softplus(1.0) + 0.75 * softplus(1.5) + 0.25 * softplus(-1.5)) / 2,
         ),
         ({"beta": 0.5, "loss_type": "ipo"}, (1.0 + 16.0) / 2),  # (z - 1)^2
-        ({"beta": 0.25, "loss_type": "hinge"}, (0.5 + 1.75) / 2),
-        ({"beta": 0.5, "loss_type": "hinge"}, (0.0 + 2.5) / 2),
     ],
 )
 def test_dpo_by_hand(settings, expected):
@@ -118,7 +116,7 @@ def test_dpo_at_the_reference_is_log_two_with_half_beta_as_gradient():
     assert (chosen.grad.item(), rejected.grad.item()) == (close(-0.05), close(0.05))
 
 
-@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
 def test_dpo_passes_gradcheck(loss_type):
     chosen, rejected = PAIRS["policy_chosen_logps"].clone(), PAIRS["policy_rejected_logps"].clone()
     rest = (PAIRS["reference_chosen_logps"], PAIRS["reference_rejected_logps"])
@@ -131,7 +129,7 @@ def test_dpo_passes_gradcheck(loss_type):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loss_type": "kto"}, "'kto' is not one of sigmoid, ipo, hinge"),
+        ({"loss_type": "hinge"}, "'hinge' is not one of sigmoid, ipo"),  # verl's message names it, its code has it not
         ({"beta": 0.0}, "`dpo_beta` is 0.0"),
         ({"label_smoothing": 0.7}, "`dpo_label_smoothing` is 0.7"),
         ({"label_smoothing": 0.1, "loss_type": "ipo"}, "needs `dpo_loss_type` 'sigmoid'"),

@@ -96,7 +96,7 @@ _SAMPLES = (
     Sample(
         "003-spin",
         [
-            ("examples/data_preprocess/gsm8k.py", f"-m examples.data_preprocess.gsm8k{LOCAL_FIRST}"),
+            ("examples/data_preprocess/gsm8k.py", f"examples/data_preprocess/gsm8k.py{LOCAL_FIRST}"),
             ("hf download Qwen/Qwen2.5-3B-Instruct --local-dir $HOME/models/Qwen2.5-3B-Instruct", ""),
             ("bash recipe/spin/run_spin.sh", recipe("spin", GSM8K)),
         ],
@@ -105,7 +105,7 @@ _SAMPLES = (
         "003-sppo",
         [
             ('python3 -m uv pip install -e "[sglang]"', ""),
-            ("examples/data_preprocess/math_dataset.py", f"-m examples.data_preprocess.math_dataset{LOCAL_FIRST}"),
+            ("examples/data_preprocess/math_dataset.py", f"examples/data_preprocess/math_dataset.py{LOCAL_FIRST}"),
             ("hf download Qwen/Qwen2.5-7B-Instruct --local-dir $HOME/models/Qwen2.5-7B-Instruct", ""),
             ("bash recipe/sppo/run_qwen2.5-7b_rm.sh", recipe("sppo", MATH)),
         ],

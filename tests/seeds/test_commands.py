@@ -10,6 +10,8 @@ import json
 import math
 import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,21 @@ from agentlightning.verl.config.names import fields
 from .conftest import GSM8K, MATH, write_rows
 from .samples import SAMPLES, TINY
 
+ROOT = Path(__file__).parents[2]
 ESTIMATOR, LOSS = "algorithm.adv_estimator", "actor_rollout_ref.actor.policy_loss.loss_mode"
 
 
 def shell(text: str) -> None:
-    """Run a shell sample: calls of Python modules; what is exported is for clusters and changes nothing here."""
+    """Run a shell sample: calls of Python modules and files; what is exported is for clusters and changes nothing here."""
     for line in text.replace("\\\n", " ").splitlines():
         words = [os.path.expandvars(word) for word in shlex.split(line, comments=True)]
         if not words or words[0] == "export":
             continue
-        assert words[:2] == ["python3", "-m"], f"not a line that can be run here: {line}"
-        importlib.import_module(words[2]).main([os.path.expanduser(word) for word in words[3:]])
+        assert words[0] == "python3", f"not a line that can be run here: {line}"
+        if words[1] == "-m":
+            importlib.import_module(words[2]).main([os.path.expanduser(word) for word in words[3:]])
+        else:  # a file of the repository
+            subprocess.run([sys.executable, ROOT / words[1], *map(os.path.expanduser, words[2:])], check=True)
 
 
 def selection(text: str, *more: str) -> dict[str, Any]:

@@ -105,6 +105,14 @@ def test_no_tasks_anywhere_is_one_error_that_names_all_places(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_directory_that_cannot_be_made_is_one_error(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        trainer = agl.Trainer(algorithm=Collect(), initial_resources=LLM_RESOURCE, run_dir=place)
+        with pytest.raises(ConfigError, match="give"):
+            trainer.fit(length_agent, TASKS)
+
+
 def test_an_empty_dataset_is_refused_before_a_run_is_made(tmp_path):
     with pytest.raises(DatasetError, match="`train_dataset` is empty"):
         agl.Trainer(algorithm=Collect(), run_dir=tmp_path / "run").fit(length_agent, [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 from jinja2.exceptions import SecurityError
 
@@ -12,9 +14,25 @@ def test_engines():
     assert PromptTemplate(template="Hello, {name}!").format(name="Ada") == "Hello, Ada!"
     jinja = PromptTemplate(template="{% for n in names %}{{ n|upper }} {% endfor %}", engine="jinja")
     assert jinja.format(names=["a", "b"]) == "A B "
-    poml = PromptTemplate(template="<poml/>", engine="poml")
-    with pytest.raises(NotImplementedError, match="poml"):
-        poml.format()
+
+
+@pytest.mark.skipif(find_spec("poml") is not None, reason="poml is installed")
+def test_without_the_poml_package_the_error_names_the_extra():
+    with pytest.raises(ImportError, match=r"pip install agentlightning\[poml\]"):
+        PromptTemplate(template="<p>{{ a }}</p>", engine="poml").format(a=1)
+
+
+@pytest.mark.parametrize("template", ["{a} {c}", "{a} {c.title}", "{a:{c}}"])
+def test_a_place_that_the_input_keys_leave_out_is_warned_of(template: str):
+    with pytest.warns(UserWarning, match="place `c`, which `input_keys` \\['a', 'b'\\] does not list"):
+        PromptTemplate(template=template, input_keys=["a", "b"])
+
+
+@pytest.mark.parametrize("template", ["no places", "{a}", "{a} {b.title} {{c}}", "broken {"])
+def test_input_keys_that_are_not_used_are_fine(template: str, recwarn: pytest.WarningsRecorder):
+    prompt = PromptTemplate(template=template, input_keys=["a", "b"])
+    assert prompt.input_keys == ["a", "b"]
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("engine", ["f-string", "jinja"])

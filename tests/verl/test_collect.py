@@ -228,6 +228,16 @@ def test_a_group_of_one_is_never_silent() -> None:
     assert tasks_of(collect(made)) == [0, 1]
 
 
+def test_the_greedy_rollout_of_a_torn_group_is_no_baseline() -> None:
+    """Its reward may be what tore it."""
+
+    def make(task: int, draw: int, number: int) -> Sample:
+        return one_turn(task, number, float("nan") if (task, number) == (1, 0) else 1.0)
+
+    found = collect(collector(config(), make, greedy=True))
+    assert [*found.baselines] == [(0, 0)]
+
+
 def test_greedy_rollouts_are_baselines_and_not_trained_on() -> None:
     found = collect(collector(config(), differing(0, 1), greedy=True))
     assert {group: sample.reward for group, sample in found.baselines.items()} == {(0, 0): 0.5, (1, 0): 0.5}

@@ -430,3 +430,21 @@ def test_which_models_a_configuration_needs():
     sppo = load(f"{LOSS}.loss_mode=sppo").config
     assert (sppo.is_self_play(), sppo.needs_critic(), sppo.needs_reference()) == (True, False, False)
     assert load("critic.enable=true", "algorithm.adv_estimator=rloo").config.needs_critic()
+
+
+@pytest.mark.parametrize("word", ["actor_rollout_ref.actor.optim.lr=inf", "actor_rollout_ref.actor.entropy_coeff=nan"])
+def test_numbers_are_finite(word: str):
+    with pytest.raises(ConfigError, match="finite"):
+        load_config([word], base={"actor_rollout_ref.model.path": "m"})
+
+
+@pytest.mark.parametrize("key", ["grad_clip", "clip_ratio_high"])
+def test_a_bound_may_be_none_at_all(key: str):
+    config = load_config([f"actor_rollout_ref.actor.{key}=inf"], base={"actor_rollout_ref.model.path": "m"}).config
+    assert getattr(config.actor_rollout_ref.actor, key) == float("inf")
+
+
+@pytest.mark.parametrize("overrides", [3, [3]])
+def test_what_is_no_configuration_is_refused(overrides: Any):
+    with pytest.raises(ConfigError, match="mapping, or a list of words"):
+        load_config(overrides)

@@ -113,6 +113,10 @@ def test_nearest_name(wrong: str, right: str):
     assert nearest(wrong)[0] == right
 
 
+def test_a_long_section_alone_makes_no_likeness():
+    assert {name.rpartition(".")[2] for name in nearest("actor_rollout_ref.rollout.temprature")} == {"temperature"}
+
+
 def test_verl_takes_any_name_below_some_keys_only():
     assert is_known("ray_kwargs.ray_init.num_gpus")
     assert is_known("actor_rollout_ref.model.override_config.attn_implementation")

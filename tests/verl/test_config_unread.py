@@ -1,5 +1,6 @@
 """Keys that were set but that nothing reads under the other settings are told, and keys that are read are not."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from agentlightning.verl.config.names import ADDED_KEYS, fields, verl_defaults
 from agentlightning.verl.config.rules import matches
 from agentlightning.verl.config.schema import ESTIMATORS
 from agentlightning.verl.config.schema.correction import REJECTIONS
+from agentlightning.verl.config.schema.optim import OPTIMIZERS, WITH_BETAS
 from agentlightning.verl.config.unread import TABLE
 
 BASE: dict[str, Any] = {"actor_rollout_ref.model.path": "some/model", "actor_rollout_ref.rollout.n": 8}
@@ -49,6 +51,12 @@ def silent(*words: str) -> dict[str, str]:
         ("critic.model.lora_alpha=32", "critic.model.lora_rank=8 critic.enable=true"),
         ("reward.reward_kwargs.max_resp_len=400", "reward.reward_kwargs.overlong_buffer_cfg.enable=true"),
         ("reward.custom_reward_function.name=score", "reward.custom_reward_function.path=reward.py"),
+        ("trainer.resume_from_path=a/global_step_1", "trainer.resume_mode=resume_path"),
+        ("trainer.log_val_generations=3", "trainer.logger=[tensorboard]"),
+        ("actor_rollout_ref.rollout.val_kwargs.temperature=1.0", "actor_rollout_ref.rollout.val_kwargs.do_sample=true"),
+        (f"{ACTOR}.data_loader_seed=7", f"{ACTOR}.shuffle=true"),
+        (f"{ACTOR}.optim.min_lr_ratio=0.1", f"{ACTOR}.optim.lr_scheduler_type=cosine"),
+        (f"{ACTOR}.optim.total_training_steps=9", f"{ACTOR}.optim.lr_warmup_steps_ratio=0.1"),
     ],
 )
 def test_a_key_is_silent_until_something_reads_it(word: str, switch: str):
@@ -118,3 +126,22 @@ def test_the_table_knows_which_estimator_reads_which_key():
             ]
             words = [f"algorithm.adv_estimator={name}", f"algorithm.{key}={other}", "algorithm.gdpo_reward_keys=[a]"]
             assert torch.equal(*found) == (f"algorithm.{key}" in silent(*words)), (key, name)
+
+
+@pytest.mark.parametrize(
+    ("word", "switch"),
+    [
+        ("trainer.total_epochs=7", "trainer.total_training_steps=3"),
+        ("data.seed=7", "data.shuffle=false"),
+        (f"{ACTOR}.optim.betas=[0.8,0.9]", f"{ACTOR}.optim.optimizer=SGD"),
+    ],
+)
+def test_a_key_is_read_until_another_takes_its_place(word: str, switch: str):
+    key = word.partition("=")[0]
+    assert key not in silent("algorithm.adv_estimator=rloo", word)
+    assert key in silent("algorithm.adv_estimator=rloo", word, switch)
+
+
+def test_optimizers_with_betas_are_those_that_take_them():
+    takes = [name for name in OPTIMIZERS if "betas" in inspect.signature(getattr(torch.optim, name)).parameters]
+    assert takes == list(WITH_BETAS)

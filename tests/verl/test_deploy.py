@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from agentlightning.credit import get_credit
 from agentlightning.learner.lora import is_lora
 from agentlightning.types import ModelError
-from agentlightning.verl.deploy import make_policy, serve
+from agentlightning.verl.deploy import Bases, make_policy, serve
 from tests.e2e.letters import make_model
 
 from .batches import identical
-from .deployed import config, deploy
+from .deployed import config, deploy, group, scored
 
 KL = {"actor_rollout_ref.actor.use_kl_loss": True}
 LORA = {"actor_rollout_ref.model.lora_rank": 2}
@@ -108,3 +109,23 @@ def test_schedules_run_over_the_steps_of_the_run_or_over_their_own(path: Path) -
     assert [policy.learner.config.lr * policy.learner.schedule(step) for step in range(4)] == [0, 0.5, 1, 1]
     policy, _ = deploy(config(path, **warm, **{f"{optim}.total_training_steps": 8}), steps=4)
     assert [policy.learner.schedule(step) for step in range(4)] == [0, 0.25, 0.5, 0.75]
+
+
+def test_adapters_of_several_policies_have_one_base(path: Path) -> None:
+    """Each has its own adapter on it, and the base is the reference of both."""
+    lora = {"actor_rollout_ref.model.lora_rank": 2}
+    policies = {"writer": lora, "judge": {"actor_rollout_ref.model.lora_rank": 4}, "whole": {}}
+    cfg, bases = config(path, **KL, **{"agentlightning.policies": policies}), Bases()
+    served = {name: serve(cfg, own, bases) for name, own in cfg.policies().items()}
+    writer, judge, whole = (storages(served[name].model) for name in policies)
+    base = storages(served["writer"].base)
+    assert base == storages(served["judge"].base) == writer & judge
+    assert not whole & base, "its weights are trained"
+    before = {name: [p.detach().clone() for p in each.model.parameters()] for name, each in served.items()}
+    policy = make_policy("writer", cfg, cfg.policies()["writer"], served["writer"], get_credit(identical), 4)
+    policy.learn(scored(group(served["writer"].model, 0, 1.0, 0.0)), 1, {})
+    moved = {
+        name: any(not torch.equal(a, b) for a, b in zip(before[name], each.model.parameters(), strict=True))
+        for name, each in served.items()
+    }
+    assert moved == {"writer": True, "judge": False, "whole": False}

@@ -82,10 +82,19 @@ def test_numbers_of_a_relative_rule_stay_as_they_are():
     assert found(experience, "grpo", credit=rule).tolist() == [[4, 4], [4, 4]]
 
 
-@pytest.mark.parametrize("estimator", ["grpo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"])
-def test_a_single_token_teaches_nothing(estimator):
+@pytest.mark.parametrize("estimator", ["gae", "reinforce_plus_plus", "reinforce_plus_plus_baseline"])
+def test_a_single_token_can_not_be_whitened_and_teaches_nothing(estimator):
     """Its deviation from itself is 0 over 0; a batch that failures left so small must not end the run."""
-    assert found(experience_of(one_turn(0, 0, 1.0, length=1)), estimator).tolist() == [[0]]
+    experience = experience_of(one_turn(0, 0, 1.0, length=1))
+    rewards = token_rewards(experience, estimator)
+    result, returns = advantages(experience, estimator, rewards, identical, {}, values=torch.full((1, 1), 0.25))
+    assert result.tolist() == [[0]]
+    assert returns.tolist() == [[1]], "the critic still learns what came of it"
+
+
+def test_a_single_token_counts_as_any_other_where_nothing_is_whitened():
+    assert found(experience_of(one_turn(0, 0, 1.0, length=1)), "rloo").tolist() == [[1]]
+    assert found(experience_of(one_turn(0, 0, 1.0, length=1)), "grpo").tolist() == [[pytest.approx(1 / (1 + 1e-6))]]
 
 
 def test_answers_without_a_token_count_in_their_group():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,13 +13,19 @@ from agentlightning.verl.metrics import (
     gap_metrics,
     length_metrics,
     overlong_metrics,
+    policy_metrics,
     seqlen_metrics,
     staleness_metrics,
     stats,
+    step_metrics,
     throughput_metrics,
     timing_per_token,
     val_metrics,
 )
+
+from .deployed import scored
+from .rollouts import call, one_turn
+from .rollouts import sample as rolled
 
 
 def test_statistics_of_numbers_and_of_nothing() -> None:
@@ -62,6 +70,20 @@ def test_lengths_tell_aborted_and_cut_off_responses() -> None:
         "response/aborted_ratio": pytest.approx(1 / 3),
     }
     assert length_metrics([], [], cut_off=[]) == {}
+
+
+def test_calls_that_were_tokenised_again_are_a_share_and_not_stale() -> None:
+    """Nobody knows which weights sampled them: their version is 0 for want of a better one."""
+    made, recorded = (
+        one_turn(0, 0, 1.0),
+        rolled(0, 1, [replace(call([1, 2], [3]), weights_version=6), call([1, 2, 3, 4], [5], logprobs=False)], 1.0),
+    )
+    again = replace(recorded.episode, retokenized=1)
+    groups = scored([made, replace(recorded, episodes={"main_llm": again})])
+    assert step_metrics([item.sample for item in groups[0]], groups)["training/retokenized_share"] == 1 / 3
+    staleness = policy_metrics([groups[0][1:]], 7)
+    assert staleness["training/off_policy/trajectory_staleness_worst/max"] == 1.0
+    assert staleness["training/off_policy/trajectory_spans/max"] == 1.0
 
 
 def test_how_evenly_workers_are_loaded() -> None:

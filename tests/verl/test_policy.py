@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,35 @@ def test_nothing_to_learn_moves_the_schedule_and_the_version_but_no_weight(path:
 
 def test_log_probs_are_checked_against_a_fresh_forward_every_fifty_steps(path: Path) -> None:
     policy, served = deploy(config(path))
-    known = {step: learn(policy, scored(group(served.model, 0, 1.0, 0.0)), step) for step in (1, 2, 51)}
+    known = {n: learn(policy, scored(group(served.model, 0, 1.0, 0.0, step=n)), n) for n in (1, 2, 51)}
     assert {step for step, row in known.items() if "training/rollout_probs_diff_mean" in row} == {1, 51}
+
+
+def test_the_gap_is_of_what_these_weights_sampled_and_somebody_recorded(path: Path) -> None:
+    """Earlier answers of SPIN came from other weights, and log-probs made anew are no record."""
+    keys = {"algorithm.adv_estimator": None, LOSS: "online_dpo", "agentlightning.spin_pairs": "previous"}
+    policy, served = deploy(config(path, **keys))
+    earlier = scored(group(served.model, 0, 0.5, 0.0, step=1))
+    for item in earlier[0]:
+        item.episode.turns[0].call.logprobs[:] -= 1.0
+    now = scored(group(served.model, 0, 1.0, 0.0, step=51))
+    metrics: dict[str, float] = {}
+    policy.learn(now, 51, metrics, earlier=earlier)
+    assert metrics["actor/dpo_loss"] > 0
+    assert metrics["training/rollout_probs_diff_valid"] == 1.0
+    assert metrics["training/rollout_probs_diff_max"] < 1e-5
+
+
+def test_log_probs_that_nobody_recorded_are_made_and_no_gap(path: Path) -> None:
+    policy, served = deploy(config(path))
+    (each,) = [group(served.model, 0, 1.0, 0.0)]
+    for item in each:
+        item.episode.turns[0].call.logprobs[:] = np.nan
+    lost = [replace(s, episodes={"main_llm": replace(s.episode, retokenized=1)}) for s in each]
+    metrics = learn(policy, scored(lost), 2)
+    assert metrics["training/rollout_probs_diff_valid"] == 0.0
+    assert "training/rollout_probs_diff_max" not in metrics
+    assert metrics["training/rollout_logprob_gap"] < 1e-5
 
 
 def test_the_loss_of_bypass_mode_is_the_one_that_it_names(path: Path) -> None:

@@ -141,6 +141,11 @@ def test_the_interval_is_logged_for_the_core_variable() -> None:
     low, high = interval([0.5, 1.0])
     assert found["val-aux/s/reward/mean@2/ci95_low"] == low
     assert found["val-aux/s/reward/mean@2/ci95_high"] == high
+    best = found["val-core/s/reward/best@2/mean"]
+    # One prompt's best of 2 drawn with replacement from (1, 0) is 1 in about 3 of 4 draws, the other's always.
+    assert interval([2 * best - 1, 1.0]) == pytest.approx(
+        (found["val-aux/s/reward/best@2/ci95_low"], found["val-aux/s/reward/best@2/ci95_high"])
+    )
     assert not any("length" in name and "ci95" in name for name in found)
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
+import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from agentlightning.adapter import EpisodeAdapter, episode_adapter
@@ -20,10 +23,13 @@ from agentlightning.credit import CreditRule, CreditSpec, get_credit
 from agentlightning.types import ConfigError, Dataset, NamedResources
 from agentlightning.verl.config import load_config
 from agentlightning.verl.config.credit import credit_problem
+from agentlightning.verl.config.entry import Entry, entry_notes
 
 if TYPE_CHECKING:
     from agentlightning.store.base import LightningStore
+    from agentlightning.verl.config.schema import PolicyConfig
     from agentlightning.verl.daemon import AgentModeDaemon
+    from agentlightning.verl.deploy import Served
     from agentlightning.verl.trainer import AgentLightningTrainer
 
 logger = logging.getLogger(__name__)
@@ -89,15 +95,20 @@ class VERL(Algorithm):
         self.daemon_cls = daemon_cls
         self.credit = self._credit(credit)
         self.adapter = adapter
+        self._reads_files = False
         self.history: list[dict[str, float]] = []
         self.checkpoint: str | None = None
 
+    reads_rows = False
+    """Whether the tasks are rows of data files, read and rewarded as `data.prompt_key`, `reward.*` and the like say:
+    `main_ppo` sets it. Else these keys are listed as without effect."""
+
     def check(self) -> None:
-        """Refuse what can't work before anything is started, and print what applies differently here."""
+        """Refuse what can't work before anything is started."""
         missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
         if missing:
             raise ConfigError(f"`VERL` needs {' and '.join(missing)}: pip install 'agentlightning[verl]'")
-        self.resolved.print_notes()
+        self.resolved.check_machine()
 
     def check_resume(self, recorded: Mapping[str, Any]) -> None:
         """Refuse to go on with other settings, but for those that don't change what the steps done so far were."""
@@ -107,12 +118,13 @@ class VERL(Algorithm):
             key = changed[0]
             raise ConfigError(
                 f"the run was begun with `{key}` = {before[key]!r}, and now it is {now.get(key)!r}; "
-                "resume with the same settings, or start a new run"
+                "resume with the same settings, or start a new run under another name"
             )
 
     def default_datasets(self) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:
         """The rows of `data.train_files` and `data.val_files`."""
         data = self.config.data
+        self._reads_files = True
         return (
             load_dataset(data.train_files) if data.train_files else None,
             load_dataset(data.val_files) if data.val_files else None,
@@ -140,37 +152,20 @@ class VERL(Algorithm):
             ModelError: the model can't be loaded, or a checkpoint can't be written.
             TrainingError: nothing could be learned, or the gradient diverged.
         """
-        from agentlightning.inference.service import ChatService
-        from agentlightning.llm_proxy import LLMProxy
         from agentlightning.report.rss import PeakRss
         from agentlightning.verl.daemon import AgentModeDaemon
-        from agentlightning.verl.deploy import serve
         from agentlightning.verl.trainer import AgentLightningTrainer, check_datasets
 
         store = self._store_and_all()
         check_datasets(self.config, train_dataset, val_dataset)  # before the model is loaded, and anything is written
-        policies = self.config.policies()
-        served = {name: serve(self.config, own) for name, own in policies.items()}
-        names = self._model_names()
-        # A resumed run finds there what its gateway kept when it was killed.
-        spool = None if self.run_dir is None else self.run_dir / "spool"
-        proxy = self.get_llm_proxy() or LLMProxy(store=store, spool_dir=spool)
-        for name, each in served.items():
-            proxy.set_backend(names[name], ChatService(each.engine, each.tokenizer, names[name]))
-        proxy.sampling_parameters = self._sampling()
-        for each in served.values():
-            each.engine.start()
-        try:
-            await proxy.start()
-            resources: NamedResources = {
-                **(self.get_initial_resources() or {}),
-                **{name: proxy.as_resource(model=names[name]) for name in policies},
-            }
+        self._print_notes(train_dataset, val_dataset)
+        async with self._models(self.config.policies()) as (served, resources):
+            names = self._model_names()
             loop = (self.trainer_cls or AgentLightningTrainer)(
                 self.config,
                 store=store,
                 served=served,
-                resources=resources,
+                resources={**(self.get_initial_resources() or {}), **resources},
                 adapters={
                     name: self._episodes(names[name], each.tokenizer, each.engine.end_ids)
                     for name, each in served.items()
@@ -187,11 +182,77 @@ class VERL(Algorithm):
             finally:
                 self.history = loop.history
                 self.checkpoint = str(loop.checkpoint) if loop.checkpoint else None
+        self._report(rss.peak)
+
+    @asynccontextmanager
+    async def _models(
+        self, policies: Mapping[str, PolicyConfig]
+    ) -> AsyncGenerator[tuple[dict[str, Served], NamedResources], None]:
+        """The models of `policies` behind the gateway, and the resources that agents find them by."""
+        from agentlightning.inference.service import ChatService
+        from agentlightning.llm_proxy import LLMProxy
+        from agentlightning.verl.deploy import Bases, serve
+
+        bases: Bases = {}
+        served = {name: serve(self.config, own, bases) for name, own in policies.items()}
+        names = self._model_names()
+        # A resumed run finds there what its gateway kept when it was killed.
+        spool = None if self.run_dir is None else self.run_dir / "spool"
+        proxy = self.get_llm_proxy() or LLMProxy(store=self.get_store(), spool_dir=spool)
+        for name, each in served.items():
+            proxy.set_backend(names[name], ChatService(each.engine, each.tokenizer, names[name]))
+        proxy.sampling_parameters = self._sampling()
+        for each in served.values():
+            each.engine.start()
+        try:
+            await proxy.start()
+            yield served, {name: proxy.as_resource(model=names[name]) for name in policies}
         finally:
             await proxy.stop()
             for each in served.values():
                 each.engine.stop()
-        self._report(rss.peak)
+
+    # -- turns of a `Sequence` --------------------------------------------------------------------------------------
+
+    goes_on = True
+
+    def begin_turn(self, number: int, of: int) -> None:
+        """Train up to this turn's share of `trainer.total_training_steps`."""
+        total = self.config.trainer.total_training_steps
+        if total is None:
+            raise ConfigError(
+                "`trainer.total_training_steps` is not set; a `Sequence` divides them among its rounds: give a number"
+            )
+        self.max_iterations = math.ceil(total * (number + 1) / of)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncGenerator[NamedResources, None]:
+        """The models as the newest checkpoint has them; those of the start where there is none."""
+        async with self._models(self._newest()) as (_, resources):
+            yield resources
+
+    def _newest(self) -> dict[str, PolicyConfig]:
+        """The policies with the weights of the newest checkpoint, where there is one."""
+        from agentlightning.learner.layout import WEIGHTS, latest_checkpoint
+
+        policies = dict(self.config.policies())
+        if self.run_dir is None and self.config.trainer.default_local_dir is None:
+            return policies
+        directory = self.config.trainer.default_local_dir or f"{self.run_dir}/checkpoints"
+        newest = latest_checkpoint(Path(directory).expanduser())
+        if newest is None:
+            return policies
+        for name, own in self.config.policies().items():
+            folder = newest / (name if len(policies) > 1 else "") / "actor" / WEIGHTS
+            if folder.is_dir():  # one that is frozen has none
+                policies[name] = _trained(own, folder)
+        return policies
+
+    def _print_notes(self, train: Dataset[Any] | None, val: Dataset[Any] | None) -> None:
+        """The table at start: what applies differently here, and what this run does not read."""
+        sizes = (None if each is None else len(each) for each in (train, val))
+        entry = Entry(self.reads_rows, self.reads_rows or self._reads_files, *sizes)
+        self.resolved.print_notes(entry_notes(self.config, self.resolved.given, entry))
 
     def _store_and_all(self) -> LightningStore:
         """The store. Without a trainer nothing stands in for what is missing; with one the proxy is made here."""
@@ -275,6 +336,13 @@ class VERL(Algorithm):
                 "max_tokens": longest,
             },
         }
+
+
+def _trained(own: PolicyConfig, weights: Path) -> PolicyConfig:
+    """The same policy with the weights of a checkpoint, an adapter merged into them."""
+    actor = own.actor_rollout_ref
+    model = actor.model.model_copy(update={"path": str(weights), "lora_rank": 0, "lora_adapter_path": None})
+    return own.model_copy(update={"actor_rollout_ref": actor.model_copy(update={"model": model})})
 
 
 def _name(rule: Any) -> str:

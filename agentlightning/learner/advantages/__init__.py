@@ -15,6 +15,7 @@ import torch
 
 from agentlightning.types import ConfigError
 
+from ..settings import Config, Settings, entries
 from .gae import gae
 from .gdpo import gdpo
 from .gpg import gpg
@@ -24,7 +25,6 @@ from .passk import grpo_passk
 from .reinforce import reinforce_plus_plus, reinforce_plus_plus_baseline, remax
 from .resample import pf_ppo_rows, pf_ppo_weights
 from .rloo import rloo, rloo_vectorized
-from .settings import Settings
 from .token_baseline import optimal_token_baseline, tir_optimal_token_baseline
 
 __all__ = [
@@ -66,6 +66,8 @@ class EstimatorNeeds:
     """Whether it compares the rows of a group, so that several samples of a prompt are needed for a signal."""
     outcome: bool = False
     """Whether it reads only the sum of a row's rewards, and gives all its tokens the same advantage."""
+    whitens: bool = False
+    """Whether it divides by the deviation over all trained tokens, of which there must be two then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +86,19 @@ def _entry(function: Estimator, ours: bool = True, **facts: bool) -> _Entry:
 
 
 _ESTIMATORS: dict[str, _Entry] = {
-    "gae": _entry(gae),
+    "gae": _entry(gae, whitens=True),
     "grpo": _entry(grpo, group_relative=True, outcome=True),
     "grpo_vectorized": _entry(grpo_vectorized, group_relative=True, outcome=True),
     "grpo_passk": _entry(grpo_passk, group_relative=True, outcome=True),
-    "gdpo": _entry(gdpo, group_relative=True, outcome=True, components=True),
+    "gdpo": _entry(gdpo, group_relative=True, outcome=True, components=True, whitens=True),
     "rloo": _entry(rloo, group_relative=True, outcome=True),
     "rloo_vectorized": _entry(rloo_vectorized, group_relative=True, outcome=True),
     "opo": _entry(opo, group_relative=True, outcome=True),
     "gpg": _entry(gpg, group_relative=True, outcome=True),
-    "reinforce_plus_plus": _entry(reinforce_plus_plus),
-    "reinforce_plus_plus_baseline": _entry(reinforce_plus_plus_baseline, group_relative=True, outcome=True),
+    "reinforce_plus_plus": _entry(reinforce_plus_plus, whitens=True),
+    "reinforce_plus_plus_baseline": _entry(
+        reinforce_plus_plus_baseline, group_relative=True, outcome=True, whitens=True
+    ),
     "remax": _entry(remax),
     "optimal_token_baseline": _entry(optimal_token_baseline, group_relative=True),
     "tir_optimal_token_baseline": _entry(tir_optimal_token_baseline, group_relative=True),
@@ -154,10 +158,10 @@ def compute_advantages(
     old_log_probs: torch.Tensor | None = None,
     sum_pi_squared: torch.Tensor | None = None,
     rollout_is_weights: torch.Tensor | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: Config | None = None,
     **components: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Advantages and returns of padded trajectories, without gradient, in the rewards' type.
+    """Advantages and returns of padded trajectories, without gradient. Half precision is computed in float32.
 
     Args:
         name: A registered estimator.
@@ -170,11 +174,12 @@ def compute_advantages(
         old_log_probs: (B, T) log-probs of the sampled tokens.
         sum_pi_squared: (B, T) sum of the squared probabilities of the whole vocabulary at each token.
         rollout_is_weights: (B, T) importance weights of the sampler.
-        config: Leaf names of `algorithm.*`, and `epsilon` and `handle_zero_tail`, which verl has as arguments.
+        config: Leaf names of `algorithm.*`, and `epsilon` and `handle_zero_tail`, which verl has as arguments; as a
+            mapping, or as an object with attributes.
         components: Parts of the reward by name, (B,) or (B, T), for `gdpo`; others leave them alone.
 
     Returns:
-        advantages and returns, both (B, T); from an outcome estimator the same tensor twice.
+        advantages and returns, both (B, T) in the rewards' type; from an outcome estimator the same tensor twice.
 
     Raises:
         ConfigError: no estimator has this name.
@@ -191,11 +196,13 @@ def compute_advantages(
     }
     columns = {column: value for column, value in columns.items() if value is not None}
     _check(name, entry.needs, token_level_rewards, {"response_mask": response_mask, **columns})
-    rewards = token_level_rewards if token_level_rewards.is_floating_point() else token_level_rewards.float()
+    # In half precision scores that differ would be taken for ties, and sums would lose what they add up.
+    dtype = token_level_rewards.dtype if token_level_rewards.is_floating_point() else torch.float32
+    rewards = token_level_rewards.to(torch.promote_types(dtype, torch.float32))
     arguments = {
         "token_level_rewards": rewards,
         "response_mask": response_mask,
-        "config": Settings(config or {}),
+        "config": Settings(entries(config)),
         **columns,
     }
     with torch.no_grad():
@@ -205,7 +212,9 @@ def compute_advantages(
             f"advantage estimator `{name}` returned shapes {tuple(advantages.shape)} and {tuple(returns.shape)}; "
             f"both must be {tuple(token_level_rewards.shape)}, that of the rewards"
         )
-    return advantages, returns
+    if advantages is returns:
+        advantages = returns = advantages.to(dtype)
+    return advantages.to(dtype), returns.to(dtype)
 
 
 def _accepted(entry: _Entry, arguments: Mapping[str, Any], components: Mapping[str, Any]) -> dict[str, Any]:

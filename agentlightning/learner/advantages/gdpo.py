@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from agentlightning.types import ConfigError
@@ -68,10 +69,12 @@ def _component(key: str, components: Mapping[str, Any], like: torch.Tensor) -> t
             f"`gdpo` needs the reward component `{key}` (named in `algorithm.gdpo_reward_keys`); return it from the "
             f"reward function, or pass `{key}=`. Given: {', '.join(sorted(components)) or 'none'}"
         )
-    rewards = torch.as_tensor(given)
+    # Labels of a reward function come as numpy arrays of objects, too.
+    rewards = given if isinstance(given, torch.Tensor) else torch.from_numpy(np.asarray(given, np.float64))
     if tuple(rewards.shape) not in (tuple(like.shape), tuple(like.shape[:1])):
         raise ValueError(
             f"reward component `{key}` has shape {tuple(rewards.shape)}; "
             f"it must be {tuple(like.shape[:1])} or {tuple(like.shape)}"
         )
-    return rewards if rewards.is_floating_point() else rewards.to(like.dtype)
+    dtype = rewards.dtype if rewards.is_floating_point() else like.dtype
+    return rewards.to(torch.promote_types(dtype, torch.float32))

@@ -17,7 +17,12 @@ EPSILON = 1e-8
 """Added to the number of tokens and to the variance, as verl's masked mean and whitening do."""
 
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_BITS = {4: torch.int32, 8: torch.int64}
+
+
+def bits(mask_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(B, T) integers as wide as `dtype`, all bits set where the mask is."""
+    return mask_BT.bool().to(_BITS[dtype.itemsize]).neg_()
 
 
 def kept(values: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
@@ -25,8 +30,14 @@ def kept(values: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
 
     By their bits: on a ragged mask `torch.where` takes four times as long, and a product would keep NaN.
     """
-    bits = _BITS[values.element_size()]
-    return mask_BT.bool().to(bits).neg_().bitwise_and_(values.view(bits)).view(values.dtype)
+    whole = bits(mask_BT, values.dtype)
+    return whole.bitwise_and_(values.view(whole.dtype)).view(values.dtype)
+
+
+def keep_(values: torch.Tensor, bits_BT: torch.Tensor) -> torch.Tensor:
+    """`kept` in place, with a mask's `bits`."""
+    values.view(bits_BT.dtype).bitwise_and_(bits_BT)
+    return values
 
 
 def row_blocks(like_BT: torch.Tensor) -> Iterator[slice]:

@@ -49,6 +49,11 @@ def accumulate_(
     return carry_B
 
 
+def undiscounted_to_go(rewards_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """(B, T) the sum of the kept rewards from each position on; for a few rows at a time."""
+    return kept(rewards_BT, mask_BT).flip(-1).cumsum_(-1).flip(-1)
+
+
 def rewards_to_go(rewards_BT: torch.Tensor, mask_BT: torch.Tensor, gamma: float = 1.0) -> torch.Tensor:
     """(B, T) the sum of the kept rewards from each position on, discounted by `gamma` for each kept token in between.
 
@@ -57,7 +62,7 @@ def rewards_to_go(rewards_BT: torch.Tensor, mask_BT: torch.Tensor, gamma: float 
     result = torch.empty_like(rewards_BT)
     if gamma == 1.0:
         for rows in row_blocks(rewards_BT):
-            result[rows] = kept(rewards_BT[rows], mask_BT[rows]).flip(-1).cumsum_(-1).flip(-1)
+            result[rows] = undiscounted_to_go(rewards_BT[rows], mask_BT[rows])
         return result
     carry = rewards_BT.new_zeros(rewards_BT.shape[0])
     for columns in column_blocks(rewards_BT):

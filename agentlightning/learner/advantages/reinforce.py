@@ -9,7 +9,7 @@ import torch
 
 from .groups import group_ids, group_statistics
 from .masked import kept, lengths, over_tokens, row_blocks, scores, whiten_, whiten_scalars
-from .recursion import rewards_to_go
+from .recursion import rewards_to_go, undiscounted_to_go
 from .settings import number
 
 
@@ -55,9 +55,11 @@ def remax(
     Args:
         reward_baselines: (B,) scores of the greedy answers.
     """
-    returns = rewards_to_go(token_level_rewards, response_mask)
-    advantages, baselines = torch.empty_like(returns), reward_baselines.to(returns)[:, None]
+    advantages, returns = torch.empty_like(token_level_rewards), torch.empty_like(token_level_rewards)
+    baselines = reward_baselines.to(returns)[:, None]
     for rows in row_blocks(returns):
-        mask = response_mask[rows].to(returns.dtype)
-        torch.addcmul(returns[rows], baselines[rows], mask, value=-1, out=advantages[rows])
+        mask = response_mask[rows].bool()
+        to_go = undiscounted_to_go(token_level_rewards[rows], mask)
+        torch.addcmul(to_go, baselines[rows], mask.to(to_go.dtype), value=-1, out=advantages[rows])
+        returns[rows] = to_go
     return advantages, returns

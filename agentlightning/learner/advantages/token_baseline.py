@@ -13,9 +13,12 @@ from typing import Any
 import torch
 
 from .groups import group_ids, sums_by_group
-from .masked import kept
+from .masked import bits, keep_, kept
 from .recursion import rewards_to_go
 from .settings import flag, number
+
+Columns = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Log-probs, sums of squared probabilities, importance weights; (B, T) each."""
 
 
 def optimal_token_baseline(
@@ -67,43 +70,45 @@ def _minus_baselines(
     returns: torch.Tensor,
     response_mask: torch.Tensor,
     index: Sequence[Hashable],
-    columns: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
+    columns: Columns,
     config: Mapping[str, Any],
     *,
     compact: bool,
 ) -> torch.Tensor:
     """(B, T) advantages, group by group: a group's temporaries are small and stay in the cache."""
-    response_mask = response_mask.bool()
     epsilon, cut = number(config, "epsilon", 1e-8), flag(config, "handle_zero_tail", True)
-    advantages = kept(returns, response_mask)
-    for rows in _groups(group_ids(index).to(returns.device)):
-        rows = rows[response_mask[rows].any(-1)] if compact else rows
-        if len(rows) < 2:
+    advantages = torch.empty_like(returns)
+    for rows in _groups(group_ids(index)):
+        mask, own = response_mask[rows].bool(), returns[rows]
+        tokens = mask.sum(-1)
+        if len(own) < 2 or (compact and int(tokens.count_nonzero()) < 2):
+            advantages[rows] = kept(own, mask)
             continue
-        mask = response_mask[rows]
-        parts = kept(kept(_parts(rows, columns, returns), mask).cumsum_(-1), mask)
+        whole = bits(mask, returns.dtype)
+        parts = keep_(keep_(_parts(rows, columns, returns), whole).cumsum_(-1), whole)
         place = (mask.cumsum(-1) - 1).clamp_(min=0) if compact else None
-        weighted, parts = _over_rows(parts * returns[rows], place), _over_rows(parts, place)
-        baseline = (weighted / (parts + epsilon)).repeat(len(rows), 1)
+        baseline_T = _over_rows(parts * own, place) / (_over_rows(parts, place) + epsilon)
+        without = own - (baseline_T if place is None else baseline_T.expand_as(own).gather(-1, place))
         if cut:
-            _cut_tail(baseline, mask)
-        baseline = baseline if place is None else baseline.gather(-1, place)
-        advantages.index_add_(0, rows, kept(baseline, mask), alpha=-1)
+            _cut_tail(without, own, tokens, place)
+        advantages[rows] = keep_(without, whole)
     return advantages
 
 
-def _groups(ids_B: torch.Tensor) -> Iterator[torch.Tensor]:
+def _groups(ids_B: torch.Tensor) -> Iterator[slice | torch.Tensor]:
+    """The rows of each group; a slice, of which nothing is copied, where they are neighbours."""
     sizes = sums_by_group(torch.ones_like(ids_B), ids_B)
-    return iter(ids_B.argsort(stable=True).split(sizes.tolist()))
+    for rows in ids_B.argsort(stable=True).split(sizes.tolist()):
+        first, last = int(rows[0]), int(rows[-1])
+        yield slice(first, last + 1) if last - first + 1 == len(rows) else rows
 
 
-def _parts(
-    rows: torch.Tensor, columns: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None], like: torch.Tensor
-) -> torch.Tensor:
+def _parts(rows: slice | torch.Tensor, columns: Columns, like: torch.Tensor) -> torch.Tensor:
     """(n, T) each token's part of the squared gradient norm."""
     old_log_probs, sum_pi_squared, weights = columns
-    parts = old_log_probs[rows].to(like).exp_().mul_(-2).add_(1).add_(sum_pi_squared[rows])
-    return parts if weights is None else parts.mul_(weights[rows].to(like).square_())
+    probability = old_log_probs[rows].to(like.dtype).exp()
+    parts = torch.sub(sum_pi_squared[rows].to(like.dtype), probability, alpha=2).add_(1)
+    return parts if weights is None else parts.mul_(weights[rows].to(like.dtype).square())
 
 
 def _over_rows(values_nT: torch.Tensor, place_nT: torch.Tensor | None) -> torch.Tensor:
@@ -113,8 +118,11 @@ def _over_rows(values_nT: torch.Tensor, place_nT: torch.Tensor | None) -> torch.
     return values_nT.new_zeros(values_nT.shape[1]).index_add_(0, place_nT.flatten(), values_nT.flatten())
 
 
-def _cut_tail(baseline_nT: torch.Tensor, mask_nT: torch.Tensor) -> None:
-    """In place: if one row has the most tokens, its baseline is 0 from the second number of tokens on."""
-    (longest, second), (row, _) = (part.tolist() for part in mask_nT.sum(-1).topk(2))
+def _cut_tail(
+    without_nT: torch.Tensor, own_nT: torch.Tensor, tokens_n: torch.Tensor, place_nT: torch.Tensor | None
+) -> None:
+    """In place: if one row has the most tokens, it keeps its own return from the second number of tokens on."""
+    (longest, second), (row, _) = (part.tolist() for part in tokens_n.topk(2))
     if longest > second:
-        baseline_nT[row, second:] = 0.0
+        start = second if place_nT is None else int((place_nT[row] < second).sum())
+        without_nT[row, start:] = own_nT[row, start:]

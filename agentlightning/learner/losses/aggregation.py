@@ -132,7 +132,10 @@ def agg_loss(
         loss_scale_factor=loss_scale_factor,
     )
     losses = torch.where(mask, loss_mat, 0.0)
-    return (losses.sum() if share is None else (losses * share).sum()) / divisor
+    if share is None:
+        return losses.sum() / divisor
+    by_row = share.shape[-1] == 1  # then the rows are summed first: no product of (B, T) numbers is kept for the gradient
+    return ((losses.sum(-1, keepdim=True) if by_row else losses) * share).sum() / divisor
 
 
 def as_mask(mask: torch.Tensor) -> torch.Tensor:

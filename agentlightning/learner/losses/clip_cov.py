@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from agentlightning.types import ConfigError
+
 from .base import Losses, PolicyLoss, PolicyTokens, clip_metrics, clipped_ratio
 from .settings import Settings
 
@@ -31,10 +33,22 @@ def _choose(tokens: PolicyTokens, config: Settings) -> torch.Tensor:
     candidates = ((cov > settings.clip_cov_lb) & (cov < settings.clip_cov_ub)).nonzero()[:, 0]
     _, clipped = clipped_ratio(tokens.log_ratio()[candidates].exp(), tokens.advantages[candidates], config)
     candidates = candidates[~clipped]
-    number = max(int(settings.clip_cov_ratio * len(cov)), 1)
+    number = number_of(len(cov), config, "clip_cov_ratio")
     seed = config.get("seed")
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     return candidates[torch.randperm(len(candidates), generator=generator)[:number].to(candidates.device)]
+
+
+def number_of(tokens: int, config: Settings, share: str) -> int:
+    """How many of all trained tokens `policy_loss.<share>` asks for: at least one, as in verl.
+
+    Raises:
+        ConfigError: it is no share.
+    """
+    value = config.policy_loss[share]
+    if not 0 <= value <= 1:
+        raise ConfigError(f"`policy_loss.{share}` is {value}; it must be a share of the tokens, from 0 to 1")
+    return max(int(value * tokens), 1)
 
 
 def covariances(tokens: PolicyTokens) -> torch.Tensor:

@@ -7,7 +7,7 @@ from torch.nn.functional import logsigmoid
 
 from agentlightning.types import ConfigError
 
-DPO_LOSSES = ("sigmoid", "ipo", "hinge")
+DPO_LOSSES = ("sigmoid", "ipo")
 
 
 def compute_online_dpo_loss(
@@ -25,8 +25,7 @@ def compute_online_dpo_loss(
     With z = (policy chosen - policy rejected) - (reference chosen - reference rejected):
 
     - `sigmoid`: `-(1 - s) log sigmoid(beta z) - s log sigmoid(-beta z)`, s the label smoothing;
-    - `ipo`: `(z - 1 / (2 beta))^2`;
-    - `hinge`: `max(0, 1 - beta z)` (SLiC, arXiv 2305.10425).
+    - `ipo`: `(z - 1 / (2 beta))^2`.
 
     Args:
         policy_chosen_logps, policy_rejected_logps: (P,) under the policy in training.
@@ -45,8 +44,6 @@ def compute_online_dpo_loss(
         logits = logits - (reference_chosen_logps - reference_rejected_logps)
     if loss_type == "ipo":
         losses = (logits - 1.0 / (2.0 * beta)).square()
-    elif loss_type == "hinge":
-        losses = (1.0 - beta * logits).relu()
     else:
         losses = -(1.0 - label_smoothing) * logsigmoid(beta * logits) - label_smoothing * logsigmoid(-beta * logits)
     return losses.mean()

@@ -16,14 +16,18 @@ def _geo_mean(tokens: PolicyTokens, config: Settings) -> Losses:
     `actor/pg_clipfrac`: share of tokens with A > 0 whose log-ratio is out of bounds, `..._lower`: with A < 0.
     """
     sequences, advantages = tokens.sequences, tokens.advantages
+    low, high = -config.clip_ratio_low, config.clip_ratio_high
     log_ratio = tokens.log_ratio()
-    bounded = log_ratio.clamp(-config.clip_ratio_low, config.clip_ratio_high)
-    sign = advantages.sign()
-    taken = sign * torch.minimum(sign * log_ratio, sign * bounded)
+    with torch.no_grad():
+        negative, positive = advantages < 0, advantages > 0
+        held = torch.where(negative, log_ratio.clamp(min=low), log_ratio.clamp(max=high) * positive)
+        below, above = log_ratio < low, log_ratio > high
+        free = (held == log_ratio) & (negative | positive)
+    taken = torch.where(free, log_ratio, held)  # one `where`, as in `base.clipped_ratio`
     counts = sequences.counts() + 1e-8
     losses = -sequences.total(advantages) / counts * (sequences.total(taken) / counts).exp()
-    outside = log_ratio != bounded
-    return sequences.spread(losses), clip_metrics(log_ratio, outside & (advantages > 0), outside & (advantages < 0))
+    outside = below | above
+    return sequences.spread(losses), clip_metrics(log_ratio, outside & positive, outside & negative)
 
 
 geo_mean = PolicyLoss(_geo_mean, scope="sequence", proportional=False, aggregation="row-mean", weighs_sequences=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .base import Losses, PolicyLoss, PolicyTokens, clip_metrics, clipped_ratio
+import torch
+
+from ..known_gradient import with_gradient
+from .base import Losses, PolicyLoss, PolicyTokens
 from .settings import Settings
 
 MAX_LOG_RATIO = 10.0
@@ -20,11 +23,19 @@ def _gspo(tokens: PolicyTokens, config: Settings) -> Losses:
     Reads `clip_ratio_low`, `clip_ratio_high`.
     """
     sequences = tokens.sequences
-    log_ratio = tokens.log_ratio().detach()
-    mean = sequences.spread(sequences.total(log_ratio) / sequences.counts().clamp(min=1))
-    straight_through = tokens.log_prob - tokens.log_prob.detach() + mean
-    held, clipped = clipped_ratio(straight_through.clamp(max=MAX_LOG_RATIO).exp(), tokens.advantages, config)
-    return -tokens.advantages * held, clip_metrics(log_ratio, clipped)
+    low, high = 1.0 - config.clip_ratio_low, 1.0 + config.clip_ratio_high
+    with torch.no_grad():
+        total = sequences.total(tokens.log_ratio())
+        mean = total / sequences.counts().clamp(min=1)
+        ratio = mean.clamp(max=MAX_LOG_RATIO).exp()
+        plain, held = (tokens.advantages * sequences.spread(-each) for each in (ratio, ratio.clamp(low, high)))
+        clipped = held > plain
+        moves = ratio * (mean <= MAX_LOG_RATIO)
+        slope = (tokens.advantages * sequences.spread(-moves)).mul_(~clipped)
+        value = torch.maximum(plain, held, out=held)
+    losses = with_gradient(tokens.log_prob, value, slope)
+    nothing = total.new_zeros(())
+    return losses, {"actor/ppo_kl": -total.sum(), "actor/pg_clipfrac": clipped, "actor/pg_clipfrac_lower": nothing}
 
 
 gspo = PolicyLoss(_gspo, scope="sequence", proportional=False)

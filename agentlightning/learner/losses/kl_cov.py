@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .base import Losses, PolicyLoss, PolicyTokens
-from .clip_cov import covariances
+from .clip_cov import covariances, number_of
 from .settings import Settings
 
 
@@ -29,12 +29,10 @@ def _kl_cov(tokens: PolicyTokens, config: Settings) -> Losses:
 def _choose(tokens: PolicyTokens, config: Settings) -> torch.Tensor:
     """The `max(1, int(kl_cov_ratio N))` tokens of the mini-batch with the largest (A - mean A)(log pi - mean log pi).
 
-    None with a ratio of 0. verl takes them from one micro-batch.
+    verl takes them from one micro-batch.
     """
     cov = covariances(tokens)
-    share = config.policy_loss.kl_cov_ratio
-    number = min(max(1, int(len(cov) * share)), len(cov)) if share > 0 else 0
-    return cov.topk(number).indices
+    return cov.topk(min(number_of(len(cov), config, "kl_cov_ratio"), len(cov))).indices
 
 
 kl_cov = PolicyLoss(_kl_cov, scope="batch", proportional=False, choose=_choose)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
+from ..known_gradient import with_gradient
 from .aggregation import as_mask, row_counts, shares
 from .base import Losses, PaddedSequences, PolicyLoss, PolicyTokens
 from .settings import Settings
@@ -106,7 +106,7 @@ def sum_over_rows(
         total += real.sum() if share is None else (real * share[part]).sum()
         for name, metric in metrics.items():
             sums[name] = sums.get(name, 0) + _sum(metric.detach(), mask[part], bits)
-    return (total if gradient is None else _with_gradient(leaf, total, gradient)), sums
+    return (total if gradient is None else with_gradient(leaf, total, gradient)), sums
 
 
 def _only(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
@@ -119,23 +119,3 @@ def _sum(metric: torch.Tensor, mask: torch.Tensor, bits: torch.Tensor) -> torch.
     if metric.dim() == 0:
         return metric
     return (metric & mask).sum() if metric.dtype == torch.bool else _only(metric, bits).sum()
-
-
-class _KnownGradient(torch.autograd.Function):
-    """A value whose gradient was worked out with it."""
-
-    @staticmethod
-    def forward(ctx: Any, leaf: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(gradient)
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        (gradient,) = ctx.saved_tensors
-        return grads[0] * gradient, None, None
-
-
-def _with_gradient(leaf: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    result: Any = _KnownGradient.apply(leaf, value, gradient)
-    return result

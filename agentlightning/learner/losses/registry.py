@@ -9,6 +9,7 @@ import torch
 
 from agentlightning.types import ConfigError
 
+from ..settings import Config
 from .base import PolicyLoss
 from .bypass import bypass
 from .cispo import cispo
@@ -116,7 +117,7 @@ def compute_policy_loss(
     advantages: torch.Tensor,
     response_mask: torch.Tensor,
     loss_agg_mode: str = "token-mean",
-    config: Mapping[str, Any] | None = None,
+    config: Config | None = None,
     rollout_is_weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """The loss of padded (B, T) tensors, each row a sequence; the packed training step computes the same.
@@ -131,7 +132,8 @@ def compute_policy_loss(
         loss_agg_mode: How tokens become one number, see `agg_loss`. `sapo` always takes `seq-mean-token-mean`,
             `geo_mean` the plain mean over all rows.
         config: Leaf names of `actor.*`, nested `policy_loss`, `global_batch_info` (keywords of `agg_loss`) and
-            `rollout_correction` (for `bypass_mode`). Missing or `None`: verl's defaults. `clip_cov` chooses tokens with
+            `rollout_correction` (for `bypass_mode`), each a mapping or an object with attributes. Missing or `None`:
+            verl's defaults. `clip_cov` chooses tokens with
             `seed` if there is one, else with torch's CPU generator.
         rollout_is_weights: (B, T) importance weights of the sampler, multiplied into the losses.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .base import Losses, PolicyLoss, PolicyTokens, clip_metrics
+from ..known_gradient import with_gradient
+from .base import MAX_LOG_RATIO, Losses, PolicyLoss, PolicyTokens, clip_metrics
 from .settings import Settings
 
 
@@ -13,11 +14,18 @@ def _sapo(tokens: PolicyTokens, config: Settings) -> Losses:
 
     At r = 1 the gradient is that of `-A r`, and it fades on both sides. Always aggregated as `seq-mean-token-mean`.
     """
-    log_ratio = tokens.clamped_log_ratio()
-    tau_pos, tau_neg = log_ratio.new_tensor(config.tau_pos), log_ratio.new_tensor(config.tau_neg)
-    tau = torch.where(tokens.advantages > 0, tau_pos, tau_neg)
-    gate = torch.sigmoid(tau * (log_ratio.exp() - 1.0)) * (4.0 / tau)
-    return -tokens.advantages * gate, clip_metrics(log_ratio)
+    with torch.no_grad():
+        free = tokens.log_ratio()
+        log_ratio = free.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        tau_pos, tau_neg = log_ratio.new_tensor(config.tau_pos), log_ratio.new_tensor(config.tau_neg)
+        tau = torch.where(tokens.advantages > 0, tau_pos, tau_neg)
+        ratio = log_ratio.exp()
+        gate = (ratio - 1.0).mul_(tau).sigmoid_()
+        scale = tokens.advantages * -4.0
+        # The slope of the gate is `gate (1 - gate) tau`, that of the ratio the ratio; none where it is clamped.
+        slope = torch.addcmul(gate, gate, gate, value=-1).mul_(ratio).mul_(scale).mul_(free == log_ratio)
+        value = gate.mul_(scale).div_(tau)
+    return with_gradient(tokens.log_prob, value, slope), clip_metrics(log_ratio)
 
 
 sapo = PolicyLoss(_sapo, aggregation="seq-mean-token-mean")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .. import settings
+from ..settings import Config, entries
+
 _ACTOR: dict[str, Any] = {
     "clip_ratio": 0.2,
     "clip_ratio_c": 3.0,
@@ -23,17 +26,11 @@ _POLICY_LOSS: dict[str, Any] = {
 }
 
 
-class Settings(dict[str, Any]):
-    """A mapping whose keys are attributes too, so that a loss written for verl's config object reads it."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"the loss's config has no `{name}`") from None
+class Settings(settings.Settings):
+    """Leaf names of `actor.*` with `policy_loss`, `rollout_correction` and `global_batch_info`, see `of`."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any] | None) -> Settings:
+    def of(cls, config: Config | None) -> Settings:
         """`config` with defaults for what is missing or `None`.
 
         `clip_ratio_low` and `clip_ratio_high` fall back to `clip_ratio`. `rollout_correction` may stand in `config` or
@@ -41,18 +38,22 @@ class Settings(dict[str, Any]):
         """
         if isinstance(config, cls):
             return config
-        result = _filled(_ACTOR, config or {})
+        result = _filled(_ACTOR, config)
         for name in ("clip_ratio_low", "clip_ratio_high"):
             if result.get(name) is None:
                 result[name] = result["clip_ratio"]
-        result["policy_loss"] = _filled(_POLICY_LOSS, result.get("policy_loss") or {})
-        correction = result.get("rollout_correction") or result["policy_loss"].get("rollout_correction") or {}
-        result["rollout_correction"] = cls(correction)
-        totals = {name: value for name, value in (result.get("global_batch_info") or {}).items() if value is not None}
+        result["policy_loss"] = _filled(_POLICY_LOSS, result.get("policy_loss"))
+        correction = result.get("rollout_correction") or result["policy_loss"].get("rollout_correction")
+        result["rollout_correction"] = cls(given(correction))
+        totals = given(result.get("global_batch_info"))
         result["global_batch_info"] = {"loss_scale_factor": result["loss_scale_factor"], **totals}
         return result
 
 
-def _filled(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> Settings:
-    given = {name: value for name, value in config.items() if value is not None}
-    return Settings({**dict.fromkeys(config), **defaults, **given})
+def given(config: Config | None) -> dict[str, Any]:
+    """What is set: all keys but those that are `None`."""
+    return {name: value for name, value in entries(config).items() if value is not None}
+
+
+def _filled(defaults: Mapping[str, Any], config: Config | None) -> Settings:
+    return Settings({**dict.fromkeys(entries(config)), **defaults, **given(config)})

@@ -12,7 +12,6 @@ from .aggregation import AGG_MODES, as_mask
 
 
 def compute_sppo_loss(
-    *,
     old_log_prob: torch.Tensor,
     log_prob: torch.Tensor,
     rewards: torch.Tensor,

@@ -21,6 +21,8 @@ MAX_CONNECTIONS: Final = 1000
 """At once; further requests wait for one of them."""
 IDLE_SECONDS: Final = 15.0
 """A connection that was not used for so long is closed rather than used again: servers and proxies forget them."""
+READ_BYTES: Final = 64 * 1024
+"""Most that is read at once. The buffer is kept: asyncio's own is 256 KiB, made for every answer."""
 JOINED_BYTES: Final = 64 * 1024
 """A body up to so long goes out in one write with the head; a longer one is not copied for that."""
 
@@ -110,7 +112,7 @@ class HttpClient:
         return connection
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """One connection: one request at a time. Also the callbacks of its parser, whose names httptools gives."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connections: set[_Connection]) -> None:
@@ -122,6 +124,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Reply] | None = None
         self._transport: asyncio.Transport | None = None
+        self._buffer = memoryview(bytearray(READ_BYTES))
 
     async def ask(self, head: bytes, body: bytes, timeout: float) -> Reply:
         assert self._transport is not None
@@ -152,14 +155,18 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
         self._all.add(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self._buffer[:nbytes]
         if self._answer is None or self._answer.done():  # a farewell that nobody asked for
             self.abort()
             return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(ConnectionError(f"what came is no answer in HTTP/1.1: {error}; it began {data[:80]!r}"))
+            self._fail(ConnectionError(f"what came is no answer in HTTP/1.1: {error}; it began {bytes(data[:80])!r}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False

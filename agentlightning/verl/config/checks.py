@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from agentlightning.types import ConfigError
@@ -25,6 +27,8 @@ _GROUP_ESTIMATORS = (
 OVERLONG_LEN = "reward.reward_kwargs.overlong_buffer_cfg.len"
 _BUILT_LOGGERS = {"console": None, "file": None, "tensorboard": "agentlightning[verl]", "wandb": "wandb"}
 """Loggers that work here, and what to install for them."""
+TEXT_LOGGERS = frozenset({"tensorboard", "wandb"})
+"""Loggers that show text."""
 
 
 def problems(config: VerlConfig) -> Iterator[str]:
@@ -147,6 +151,24 @@ def _overlong_problems(config: VerlConfig) -> Iterator[str]:
         )
 
 
+def path_problems(config: VerlConfig) -> Iterator[str]:
+    """Files and directories that the run would miss only when its work is done."""
+    trainer = config.trainer
+    start = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
+    if start is not None and not Path(start).expanduser().is_dir():
+        yield f"`trainer.resume_from_path` is {start!r}, and there is no such directory; give that of a checkpoint"
+    for name in ("default_local_dir", "rollout_data_dir", "validation_data_dir"):
+        value = getattr(trainer, name)
+        if value is not None and not _can_be_made(Path(value).expanduser().absolute()):
+            yield f"`trainer.{name}` is {value!r}, where no files can be written; give another directory"
+
+
+def _can_be_made(directory: Path) -> bool:
+    """Whether a directory is there, or can be, and can be written into."""
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
 def remarks(config: VerlConfig) -> Iterator[Note]:
     """Combinations that are worth knowing about."""
     yield from _loggers(config)
@@ -210,7 +232,7 @@ def _loggers(config: VerlConfig) -> Iterator[Note]:
             yield Note(
                 "trainer.logger", name, "replaced", "`metrics.jsonl` holds the numbers", "import them from there"
             )
-        elif (package := _BUILT_LOGGERS[name]) and not _installed(name):
+        elif (package := _BUILT_LOGGERS[name]) and not is_installed(name):
             yield Note(
                 "trainer.logger",
                 name,
@@ -220,7 +242,7 @@ def _loggers(config: VerlConfig) -> Iterator[Note]:
             )
 
 
-def _installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
     """Whether a module can be imported; a mere directory of that name (W&B makes one) is not a module."""
     spec = find_spec(module)
     return spec is not None and spec.origin is not None

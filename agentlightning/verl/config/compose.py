@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .checks import OVERLONG_LEN, device_notes, problems, remarks, run_problems
+from .checks import OVERLONG_LEN, device_notes, path_problems, problems, remarks, run_problems
+from .differences import DIFFERENCES
 from .errors import config_error, unknown, validation_lines
 from .interpolation import defaults_of, nest, resolve
 from .layers import (
@@ -56,18 +57,34 @@ class ResolvedConfig:
     notes: list[Note]
     given: dict[str, Any]
 
-    def print_notes(self) -> None:
-        """Print the table at start, with what depends on the device found; nothing where there is nothing to say.
+    def check_machine(self) -> list[Note]:
+        """Look at what the configuration needs of this machine; returns what depends on the device found.
 
         Raises:
-            ConfigError: the device is not the one asked for, and `agentlightning.strict` is set.
+            ConfigError: a path can't be used, or the device is not the one asked for and `agentlightning.strict` is
+                set.
+        """
+        lines = list(path_problems(self.config))
+        found = device_notes(self.given, self.config.device())
+        if self.config.agentlightning.strict:
+            lines += [f"{note} {_STRICT}" for note in found]
+        if lines:
+            raise config_error(lines)
+        return found
+
+    def print_notes(self, more: Sequence[Note] = ()) -> None:
+        """Print the table at start; nothing where there is nothing to say.
+
+        Args:
+            more: Notes besides `notes`, such as what `entry_notes` found.
+
+        Raises:
+            ConfigError: see `check_machine`.
         """
         from agentlightning.report.table import print_notes
 
-        found = device_notes(self.given, self.config.device())
-        if found and self.config.agentlightning.strict:
-            raise config_error([f"{note} {_STRICT}" for note in found])
-        print_notes([(note.key, note.value, note.instead, note.real) for note in (*self.notes, *found)])
+        notes = (*self.notes, *self.check_machine(), *more)
+        print_notes([(note.key, note.value, note.instead, note.real) for note in notes])
 
 
 @dataclass(slots=True)
@@ -222,8 +239,9 @@ def _answer(settings: Mapping[str, Any], given: Mapping[str, Any], notes: list[N
     """Ask the rules about keys without a field. Adds to `notes`, returns the lines of those refused."""
     refused: list[str] = []
     asked = (key for key in given if key not in fields() and not is_below_mapping(key))
-    for key, default in defaults_of(asked, settings).items():
-        value, rule = settings[key], find_rule(key)
+    ours = {difference.key: difference.ours for difference in DIFFERENCES}
+    for key, verls in defaults_of(asked, settings).items():
+        value, rule, default = settings[key], find_rule(key), ours.get(key, verls)
         if _same(value, default) or any(_same(value, harmless) for harmless in rule.here):
             continue
         if rule.kind == "refused":

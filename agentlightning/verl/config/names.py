@@ -116,7 +116,9 @@ def nearest(key: str) -> list[str]:
     for name in names:
         by_leaf.setdefault(name.rsplit(".", 1)[-1], []).append(name)
     moved = [name for name in names if name.endswith(f".{key}")] or by_leaf.get(leaf, [])
-    spelt: list[str] = difflib.get_close_matches(key, names, n=3, cutoff=0.75)
+    alike = set(difflib.get_close_matches(leaf, by_leaf, n=len(by_leaf), cutoff=0.6))
+    near = [name for name in names if name.rsplit(".", 1)[-1] in alike]  # a long section alone makes no likeness
+    spelt: list[str] = difflib.get_close_matches(key, near, n=3, cutoff=0.75)
     renamed = [name for like in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.75) for name in by_leaf[like]]
     found: list[str] = [*(moved if len(moved) <= 3 else []), *spelt, *moved, *renamed]
     return list(dict.fromkeys(found))[:3]

@@ -68,6 +68,8 @@ def flatten(overrides: Mapping[str, Any] | Sequence[str] | None) -> Settings:
     if isinstance(overrides, str):
         raise ConfigError(f"overrides are a list of words, not one string: write [{overrides!r}]")
     mapping = isinstance(overrides, Mapping)
+    if not mapping and not (isinstance(overrides, Sequence) and all(isinstance(word, str) for word in overrides)):
+        raise ConfigError(f"a configuration is a mapping, or a list of words `key=value`, not {overrides!r:.80}")
     pairs = (
         _pairs(_plain(overrides), "")
         if mapping

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .checks import TEXT_LOGGERS, is_installed
 from .interpolation import defaults_of
 from .layers import FOLLOWERS
 from .names import fields
 from .notes import Note
 from .rules import matches
-from .schema import ESTIMATORS, POLICY_LOSSES, VerlConfig
+from .schema import ESTIMATORS, POLICY_LOSSES, Optim, VerlConfig
+from .schema.optim import WITH_BETAS
 
 _ACTOR = "actor_rollout_ref.actor."
 _LOSS = f"{_ACTOR}policy_loss."
@@ -63,6 +65,26 @@ _NO_LOSS = "the loss `{loss}` does not read it"
 _OVERLONG = "reward.reward_kwargs."
 _GROUPS = "algorithm.filter_groups."
 _CORRECTION = "algorithm.rollout_correction."
+
+
+def _of_optim(section: str, optim: Callable[[VerlConfig], Optim]) -> Iterator[Unread]:
+    """The rows of an optimizer's section."""
+    yield Unread(
+        (f"{section}{{min_lr_ratio,num_cycles}}",),
+        lambda c: optim(c).lr_scheduler_type == "cosine",
+        "`lr_scheduler_type` is constant",
+    )
+    yield Unread(
+        (f"{section}total_training_steps",),
+        lambda c: optim(c).lr_scheduler_type == "cosine" or optim(c).lr_warmup_steps_ratio > 0,
+        "`lr_scheduler_type` is constant, without a warm-up that is a share of the steps",
+    )
+    yield Unread(
+        (f"{section}betas",),
+        lambda c: optim(c).optimizer_impl != "torch.optim" or optim(c).optimizer in WITH_BETAS,
+        "the optimizer has no betas; its own arguments go into `override_optimizer_config`",
+    )
+
 
 TABLE = (
     Unread(("algorithm.adv_estimator",), lambda c: not c.is_self_play(), _NO_ADVANTAGES),
@@ -177,6 +199,30 @@ TABLE = (
         lambda c: not c.algorithm.filter_groups.enable,
         f"`{_GROUPS}enable` replaces such groups",
     ),
+    Unread(("trainer.total_epochs",), lambda c: c.trainer.total_training_steps is None, "`total_training_steps` wins"),
+    Unread(
+        ("trainer.resume_from_path",),
+        lambda c: c.trainer.resume_mode == "resume_path",
+        "`trainer.resume_mode` is not resume_path",
+    ),
+    Unread(
+        ("trainer.log_val_generations",),
+        lambda c: any(map(is_installed, TEXT_LOGGERS.intersection(c.trainer.logger))),
+        "`trainer.logger` has none that shows text and is installed, such as tensorboard",
+    ),
+    Unread(
+        ("actor_rollout_ref.rollout.val_kwargs.{temperature,top_p}",),
+        lambda c: c.actor_rollout_ref.rollout.val_kwargs.do_sample,
+        "`actor_rollout_ref.rollout.val_kwargs.do_sample` is False: validation is greedy",
+    ),
+    Unread(
+        ("data.seed",),
+        lambda c: c.data.shuffle or c.agentlightning.curriculum is not None,
+        "`data.shuffle` is False",
+    ),
+    Unread((f"{_ACTOR}data_loader_seed",), lambda c: c.actor_rollout_ref.actor.shuffle, f"`{_ACTOR}shuffle` is False"),
+    *_of_optim(f"{_ACTOR}optim.", lambda c: c.actor_rollout_ref.actor.optim),
+    *_of_optim("critic.optim.", lambda c: c.critic.optim),
     Unread(
         (f"{_ACTOR}optim.lr_warmup_steps_ratio",),
         lambda c: c.actor_rollout_ref.actor.optim.lr_warmup_steps <= 0,

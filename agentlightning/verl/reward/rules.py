@@ -51,8 +51,12 @@ def sources() -> list[str]:
     return [*RULES, "aime*"]
 
 
-def find_rule(data_source: str) -> Rule:
+def find_rule(data_source: str, mend: str = "set `reward.custom_reward_function.path` to it") -> Rule:
     """The rule of a data source.
+
+    Args:
+        data_source: As the rows name it.
+        mend: What to do with a function of one's own, for the message.
 
     Raises:
         ConfigError: there is none.
@@ -62,8 +66,8 @@ def find_rule(data_source: str) -> Rule:
         known = ", ".join(f"`{name}`" for name in sources())
         raise ConfigError(
             f"no rule scores the data source `{data_source}`; there are rules for {known}. For another one write "
-            "`compute_score(data_source, solution_str, ground_truth, extra_info=None)` in a file and set "
-            "`reward.custom_reward_function.path` to it"
+            "`compute_score(data_source, solution_str, ground_truth, extra_info=None)` in a file and "
+            f"{mend}"
         )
     return rule
 

@@ -132,3 +132,8 @@ def test_the_scripts_run_as_files_too(tmp_path: Path) -> None:
     arguments = ["--local_dataset_path", str(tmp_path / "raw"), "--local_save_dir", str(tmp_path / "made")]
     subprocess.run([sys.executable, str(script), *arguments], cwd=tmp_path, check=True, timeout=120)
     assert len(check(tmp_path / "made" / "train.parquet")) == 1
+    wrong = ["--local_dataset_path", str(tmp_path / "none"), "--local_save_dir", str(tmp_path / "made")]
+    refused = subprocess.run([sys.executable, str(script), *wrong], capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: dataset `")
+    assert refused.stderr.count("\n") == 1

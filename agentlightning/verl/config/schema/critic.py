@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from .actor import LossAggMode
-from .base import NonNegative, Positive, PositiveInt, Section
+from .base import Bound, Positive, PositiveInt, Section
 from .model import CriticModel
 from .optim import CriticOptim
 
@@ -25,11 +27,11 @@ class Critic(Section):
     """Passes over the batch in one training step; follows the actor's where it is not set."""
     ppo_max_token_len_per_gpu: PositiveInt = 32768
     """Longest micro-batch in tokens. It bounds memory; the gradient does not depend on it."""
-    cliprange_value: NonNegative = 0.5
+    cliprange_value: Bound = 0.5
     """How far a value may move from the old one before its loss is clipped."""
     loss_agg_mode: LossAggMode = "token-mean"
     """How token losses become one number; follows the actor's where it is not set."""
     loss_scale_factor: Positive | None = None
     """Divisor of `seq-mean-token-sum-norm`; follows the actor's where it is not set."""
-    grad_clip: Positive = 1.0
+    grad_clip: Annotated[Bound, Field(gt=0)] = 1.0
     """Largest norm of the gradient. verl's `optim.clip_grad` is read as this."""

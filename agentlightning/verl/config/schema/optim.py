@@ -13,6 +13,8 @@ OPTIMIZERS = (
     *("Rprop", "SGD"),
 )
 """Optimizers of `torch.optim` that step on dense gradients without a closure."""
+WITH_BETAS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
+"""Those of them that take `betas`."""
 
 
 class Optim(Section):

@@ -1,0 +1,149 @@
+"""Live progress of prompt optimisation: the best candidates, their scores and the cost. `APO` calls it.
+
+Where the output is no terminal there is one plain line a round.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from .candidate import Candidate
+from .report import Facts
+from .state import Round, State
+from .stats import mean_interval
+
+_SHOWN = 8
+"""Candidates in the table."""
+
+
+class Progress:
+    """What a run does and how its prompts do. A context manager.
+
+    Args:
+        rounds: At most.
+        enabled: False shows nothing.
+        console: Where to write; default standard output.
+    """
+
+    def __init__(self, rounds: int, *, enabled: bool = True, console: Console | None = None) -> None:
+        self._total = rounds
+        self._enabled = enabled
+        self._console = console or Console()
+        self._bars = Bars(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+        self._run = self._bars.add_task("round", total=rounds)
+        self._phase = self._bars.add_task("rollouts", total=None, visible=False)
+        self._table: RenderableType = Text("trying the start", style="dim")
+        self._cost = Text("")
+        self._live: Live | None = None
+        self._said = 0
+        """The round of the last line."""
+
+    def __enter__(self) -> Self:
+        if self._enabled and self._console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bars.update(self._phase, visible=False)
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def rollouts(self, done: int, total: int) -> None:
+        """Show how many of the rollouts under way are finished."""
+        self._bars.update(self._phase, completed=done, total=total, visible=done < total)
+
+    def round_done(self, state: State) -> None:
+        """Show how a run stands after a round."""
+        self._bars.update(self._run, completed=state.round)
+        self._cost = Text(state.ledger.line(), style="dim")
+        if self._live is not None:
+            self._table = _table(state)
+        elif self._enabled and state.rounds:
+            again = "" if state.round != self._said else " at the end"
+            line = f"round {state.round}/{self._total}{again}  {describe_round(state)}"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._said = state.round
+
+    def finished(self, facts: Facts) -> None:
+        """Say how the run ended."""
+        if not self._enabled:
+            return
+        self.__exit__(None, None, None)
+        lines = [f"ended: {facts.ended}", f"best: {facts.best.id}{_scores(facts)}"]
+        if facts.held_out is not None:
+            lines.append(f"held-out reward: {facts.held_out.describe()}")
+        for line in [*lines, f"cost: {facts.cost}"]:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _render(self) -> RenderableType:
+        return Group(self._bars, self._table, self._cost)
+
+
+def _scores(facts: Facts) -> str:
+    start, best = facts.start.val, facts.best.val
+    if facts.best.id == facts.start.id:
+        return ", the start: nothing better was found"
+    if best is None:
+        return ""
+    return f", validation {best.mean:.3f}" + ("" if start is None else f" (start {start.mean:.3f})")
+
+
+def describe_round(state: State) -> str:
+    """What a round came to, in the numbers that a person watches."""
+    now = state.rounds[-1]
+    start = state.mean(state.candidates[0])
+    before = "" if start is None else f" (start {start:.3f})"
+    parts = [f"best {now.best} {now.best_score:.3f}{before}", *_counts(now), state.ledger.line()]
+    return "  ".join(parts)
+
+
+def _counts(now: Round) -> list[str]:
+    counts = [f"{len(now.admitted)} new"]
+    if len(now.gated) != len(now.admitted):
+        counts.append(f"{len(now.gated)} through the gate")
+    if turned := sum(now.rejected.values()):
+        counts.append(f"{turned} turned down")
+    return [", ".join(counts)]
+
+
+def _table(state: State) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in ("", "candidate", "made by", "of"):
+        table.add_column(name)
+    for name in ("round", "validation", "± 95%", "tasks"):
+        table.add_column(name, justify="right")
+    best = state.best or state.candidates[0]
+    tried = [each for each in state.ranked(state.candidates) if state.scores(each)]
+    # The best by the evaluator's word comes first; a mean over few tasks may be higher.
+    rows = [best, *(each for each in tried if each.id != best.id)][:_SHOWN]
+    start = state.candidates[0]
+    for candidate in [*rows, *([start] if all(start.id != row.id for row in rows) else [])]:
+        table.add_row(*_cells(state, candidate, best))
+    return table
+
+
+def _cells(state: State, candidate: Candidate, best: Candidate) -> list[str]:
+    mark = "best" if candidate.id == best.id else "start" if candidate.operator == "seed" else ""
+    made = [mark, candidate.id, candidate.operator, ", ".join(candidate.parents), str(candidate.round)]
+    values = list(state.scores(candidate).values())
+    if not values:
+        return [*made, "", "", ""]
+    interval = mean_interval(values)
+    return [*made, f"{interval.mean:.3f}", f"{(interval.high - interval.low) / 2:.3f}", str(len(values))]

@@ -1,0 +1,1 @@
+"""Evaluators: how validation rollouts are spent. One file each; the names are in `strategies`."""

@@ -1,0 +1,1 @@
+"""Gates: which children are worth validation rollouts. One file each; the names are in `strategies`."""

@@ -1,0 +1,1 @@
+"""Proposers: write children of parents. One file each; `common` holds what they share."""

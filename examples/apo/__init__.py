@@ -1,0 +1,1 @@
+"""Prompt optimisation on an agent that books meeting rooms."""
