@@ -48,15 +48,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "validate_start": True,
         "share": "job",
     },
-    # What wins benchmarks/apo.
+    # What wins benchmarks/apo: hill climbing in small steps, each child on a handful of validation tasks, and a model
+    # of all rewards that says who leads.
     "auto": {
-        "selector": {"name": "pareto", "children": 4, "top": 4, "skip_zero": True},
-        "proposer": {"name": "reflect", "batch_size": 8},
-        "gate": {"name": "minibatch", "strict": True, "perfect": 1.0},
-        "evaluator": {"name": "halving", "first": 8, "drop_level": 0.5, "finalists": 3, "repeats": 1, "reserve": 0.1},
-        "stopper": [{"name": "little_room", "rollouts": 16, "share": 0.1}, {"name": "no_improvement", "rounds": 12}],
-        "rounds": 100,
-        "validate_start": True,
+        "selector": {"name": "best", "children": 4},
+        "proposer": {"name": "critique", "batch_size": 5},
+        "gate": "none",
+        "evaluator": {"name": "posterior", "first": 5, "prior": 20.0, "finalists": 3},
+        "stopper": [{"name": "little_room", "rollouts": 8}, {"name": "no_improvement", "rounds": 25}],
+        "rounds": 200,
+        "validate_start": False,
         "share": "parent",
     },
 }

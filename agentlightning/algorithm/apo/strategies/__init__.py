@@ -15,6 +15,7 @@ from agentlightning.types import ConfigError
 from .base import Evaluator, Gate, Job, Proposer, Rank, Selector, Stopper
 from .evaluators.full import Full
 from .evaluators.halving import Halving
+from .evaluators.posterior import Posterior
 from .evaluators.racing import Racing
 from .evaluators.shared_batch import SharedBatch
 from .evaluators.ucb import UCB
@@ -46,7 +47,14 @@ STRATEGIES: dict[Kind, dict[str, Callable[..., Any]]] = {
         "mixed": Mixed,
     },
     "gate": {"none": Everyone, "minibatch": Minibatch, "paired_test": PairedTest},
-    "evaluator": {"full": Full, "shared_batch": SharedBatch, "ucb": UCB, "halving": Halving, "racing": Racing},
+    "evaluator": {
+        "full": Full,
+        "shared_batch": SharedBatch,
+        "ucb": UCB,
+        "halving": Halving,
+        "racing": Racing,
+        "posterior": Posterior,
+    },
     "stopper": {"never": Never, "no_improvement": NoImprovement, "target": Target, "little_room": LittleRoom},
 }
 
@@ -107,6 +115,7 @@ __all__ = [
     "PairedTest",
     "Paraphrase",
     "Pareto",
+    "Posterior",
     "Proposer",
     "Racing",
     "Rank",
