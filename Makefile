@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PEERS := agentlightning-0.3 litellm trl verl
+PEERS := agentlightning-0.3 agentlightning-apo gepa litellm trl verl
 CLIENTS := autogen litellm poml js
 PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist worksteal
 # Each test worker computes on one thread: several that all take every core are slower by far than one.
@@ -13,7 +13,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 flag = $(if $($(1)),--$(2) "$($(1))")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test faults fuzz check docs bench bench-store bench-gateway bench-training bench-numerics bench-algorithms bench-peers clients clean
+.PHONY: help setup train test faults fuzz check docs bench bench-store bench-gateway bench-training bench-numerics bench-algorithms bench-apo bench-peers clients clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -82,7 +82,10 @@ bench-numerics: $(STAMP) ## Compare advantages and losses with verl's own: numbe
 bench-algorithms: $(STAMP) ## Compare the algorithms on the calculator agent (under an hour; a second call goes on; BENCH_ARGS="--quick" chooses)
 	$(BIN)/python -m benchmarks.algorithms.compare $(BENCH_ARGS)
 
-bench-peers: $(PEERS:%=.peers/%/.installed) ## Install the peers of the commands above into .peers/ (about 5 GB, 1.5 of it TRL, 1.9 verl)
+bench-apo: $(STAMP) ## Compare prompt optimisers on a simulated endpoint (hours; a second call goes on; BENCH_ARGS="--quick" chooses)
+	$(BIN)/python benchmarks/apo/compare.py $(BENCH_ARGS)
+
+bench-peers: $(PEERS:%=.peers/%/.installed) ## Install the peers of the commands above into .peers/ (about 6 GB, 1.5 of it TRL, 1.9 verl)
 
 .peers/%/.installed: benchmarks/peers/%.txt
 	$(PYTHON) -m venv $(@D)

@@ -34,6 +34,8 @@ def _k3(log_prob: torch.Tensor, ref_log_prob: torch.Tensor) -> torch.Tensor:
         other_way = (ref_log_prob - log_prob).clamp_(-20.0, 20.0)
         less_one = other_way.expm1()
         value = torch.sub(less_one, other_way, out=other_way)
+        if not log_prob.requires_grad:
+            return value.clamp_(max=10.0)
         # The inner bound is only reached where the outer one is passed: one of them stops the gradient.
         slope = less_one.neg_().mul_(value <= 10.0)
         value.clamp_(max=10.0)
@@ -76,9 +78,9 @@ def kl_penalty(log_prob: torch.Tensor, ref_log_prob: torch.Tensor, kind: str) ->
     if not kind.endswith("+"):
         return estimate(log_prob, ref_log_prob)
     with torch.no_grad():
-        value = estimate(log_prob, ref_log_prob)
-    carrier = _k2(log_prob, ref_log_prob)
-    return value + (carrier - carrier.detach())
+        value = estimate(log_prob.detach(), ref_log_prob)
+        slope_of_k2 = log_prob - ref_log_prob
+    return with_gradient(log_prob, value, slope_of_k2)
 
 
 def apply_kl_penalty(

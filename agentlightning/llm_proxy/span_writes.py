@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agentlightning.store.base import LightningStore
 from agentlightning.store.rows import span_row
-from agentlightning.store.wire import SPANS, dump_list, dump_span, parse
+from agentlightning.store.wire import SPANS, dump_spans, parse
 from agentlightning.types import LeaseLostError, NotFoundError, Span, StoreClosedError, StoreUnavailableError
 
 from .spool import AttemptKey, Entry
@@ -51,7 +51,7 @@ def encode(spans: Sequence[Span]) -> bytes:
     """Spans as the spool holds them. Raises `ValueError` or `TypeError` for one that no store would take."""
     for span in spans:
         span_row(span)
-    return dump_list(spans, dump_span)
+    return dump_spans(spans)
 
 
 def read(entry: Entry) -> Call:

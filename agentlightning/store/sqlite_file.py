@@ -81,12 +81,7 @@ class SqliteFile:
     def _open(self, path: Path) -> SqlLedger:
         cursor = self._connection.cursor()
         try:
-            for pragma in (
-                f"page_size={PAGE_BYTES}",
-                "journal_mode=WAL",
-                "synchronous=NORMAL",
-                f"wal_autocheckpoint={CHECKPOINT_PAGES}",
-            ):
+            for pragma in PRAGMAS:
                 cursor.execute(f"PRAGMA {pragma}")
             ledger = SqlLedger(cursor, sqlite.dialect())
             self._begin()

@@ -14,7 +14,7 @@ from typing import Any
 
 from agentlightning.credit import CreditRule
 from agentlightning.inference.engine import Engine
-from agentlightning.inference.loading import LoadedModel, load_model
+from agentlightning.inference.loading import DTYPES, LoadedModel, load_model
 from agentlightning.learner.learner import Learner, OptimizerConfig
 from agentlightning.learner.lora import add_lora, load_adapter, shared_copy
 from agentlightning.learner.reference import Reference
@@ -56,7 +56,8 @@ def serve(config: VerlConfig, own: PolicyConfig, bases: Bases | None = None) -> 
         ModelError, ConfigError: the model or its adapter can't be loaded.
     """
     settings, rollout, data = own.actor_rollout_ref.model, own.actor_rollout_ref.rollout, config.data
-    loaded = _load(config, settings, {} if bases is None else bases)
+    dtype = own.actor_rollout_ref.actor.fsdp_config.torch_name()
+    loaded = _load(config, settings, dtype, {} if bases is None else bases)
     base = _adapt(loaded.model, settings, seed=config.agentlightning.seed)
     wanted = rollout.max_model_len or data.max_prompt_length + data.max_response_length
     engine = Engine(
@@ -106,11 +107,10 @@ def make_policy(
     )
 
 
-def _load(config: VerlConfig, settings: Model, bases: Bases) -> LoadedModel:
+def _load(config: VerlConfig, settings: Model, dtype: str, bases: Bases) -> LoadedModel:
     """The model. Bases of adapters are never written to, so that several policies have the same one."""
-    # fp32 everywhere: the optimizer steps on these very weights, and bf16 would round small steps away.
     arguments: dict[str, Any] = {
-        "dtype": "float32",
+        "dtype": dtype,
         "device": config.device(),
         "tokenizer": settings.tokenizer_path,
         "chat_template": settings.custom_chat_template,
@@ -149,20 +149,22 @@ def _adapt(model: Any, settings: Loading, *, seed: int) -> Any | None:
 
 
 def _critic(config: VerlConfig, own: PolicyConfig, served: Served, total_steps: int) -> Critic:
-    """A value model of its own, or an adapter and a head on the policy's base."""
+    """A value model of its own, or an adapter and a head on the policy's base, if that has the precision asked for."""
     settings = own.critic
+    dtype = settings.fsdp.torch_name()
     if settings.model.path:
         model = load_model(
             settings.model.path,
-            dtype="float32",
+            dtype=dtype,
             device=config.device(),
             overrides=settings.model.override_config,
             trust_remote_code=settings.model.trust_remote_code,
         ).model
-    elif settings.model.lora_rank and served.base is not None:
+    elif settings.model.lora_rank and served.base is not None and served.base.dtype == DTYPES[dtype]:
         model = shared_copy(served.base)
     else:
-        model = copy.deepcopy(served.base if served.base is not None else served.model).requires_grad_(True)
+        model = copy.deepcopy(served.base if served.base is not None else served.model)
+        model = model.to(DTYPES[dtype]).requires_grad_(True)
     _adapt(model, settings.model, seed=config.agentlightning.seed + 1)
     return Critic(
         ValueModel(model),

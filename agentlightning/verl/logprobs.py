@@ -17,6 +17,8 @@ from .metrics import gap_metrics
 
 CHECK_EVERY = 50
 """Steps between comparisons of the recorded log-probs with a fresh forward pass."""
+LOGPROB_GAP = "training/rollout_logprob_gap"
+"""Metric: mean distance of the recorded log-probs from the learner's."""
 
 
 def with_old_logprobs(
@@ -29,8 +31,10 @@ def with_old_logprobs(
 ) -> Experience:
     """The rows with `old_logprobs`.
 
-    Recorded log-probs are the old ones: the native engine samples from the learner's own weights. They are computed
-    anew where none were recorded (retokenised calls), and for rollout correction, which weighs one against the other.
+    Recorded log-probs are the old ones where the model is in fp32: the native engine samples from the learner's own
+    weights. They are computed anew in bf16, where engine and learner round apart; where none were recorded
+    (retokenised calls); and for rollout correction, which weighs one against the other. In `bypass_mode` those that
+    were recorded count in any case.
 
     Args:
         experience: With `rollout_logprobs`, NaN where none were recorded; they are filled.
@@ -41,15 +45,16 @@ def with_old_logprobs(
         metrics: Whatever was computed anew is compared with what was recorded, and the gap put in here.
     """
     recorded: list[Float32] = [row.columns["rollout_logprobs"] for row in experience.rows]
-    decoupled = not correction.bypass_mode and (correction.rollout_is or correction.rollout_rs)
+    rounded = learner.model.dtype.itemsize < 4
+    anew = not correction.bypass_mode and (rounded or correction.rollout_is or correction.rollout_rs)
     lacking = any(np.isnan(column).any() for column in recorded)
     check = step % CHECK_EVERY == 1
-    if not (decoupled or lacking or check):
+    if not (anew or lacking or check):
         return experience.with_columns(old_logprobs=recorded)
     fresh = learner.logprobs(experience.rows, temperature)
     metrics |= _gap(experience, step, recorded, fresh)
     filled = [np.where(np.isnan(old), new, old) for old, new in zip(recorded, fresh, strict=True)]
-    return experience.with_columns(rollout_logprobs=filled, old_logprobs=fresh if decoupled else filled)
+    return experience.with_columns(rollout_logprobs=filled, old_logprobs=fresh if anew else filled)
 
 
 def _gap(experience: Experience, step: int, recorded: list[Float32], fresh: list[Float32]) -> dict[str, float]:
@@ -59,7 +64,10 @@ def _gap(experience: Experience, step: int, recorded: list[Float32], fresh: list
     sampled, learnt = (
         np.concatenate([column[at] for column, at in zip(columns, known, strict=True)]) for columns in (recorded, fresh)
     )
-    return gap_metrics(sampled, learnt)
+    metrics = gap_metrics(sampled, learnt)
+    if sampled.size:
+        metrics[LOGPROB_GAP] = float(np.abs(sampled - learnt).mean())
+    return metrics
 
 
 def corrected(

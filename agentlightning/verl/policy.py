@@ -29,7 +29,7 @@ from .config import VerlConfig
 from .config.schema import PolicyConfig
 from .estimate import advantages, reward_components, token_rewards
 from .experience import Experience
-from .logprobs import corrected, with_old_logprobs
+from .logprobs import LOGPROB_GAP, corrected, with_old_logprobs
 from .metrics import stats, timed
 from .rows import Scored, mini_batches
 from .updates import ONLINE_DPO, SPPO_LOSS, aggregation, chosen, make_objective, moves_silent_rows
@@ -130,7 +130,9 @@ class PolicyRun:
                 metrics |= self._update_critic(experience, step)
         if step >= self.config.trainer.critic_warmup:
             with timed(metrics, "update_actor"):
-                metrics |= self._update_actor(experience, step, kept)
+                found = self._update_actor(experience, step, kept)
+                # What a fresh forward found counts: old log-probs may come from it, and are then no gap at all.
+                metrics |= found | {name: metrics[name] for name in (LOGPROB_GAP,) if name in metrics}
 
     def parts(self) -> dict[str, Part]:
         """What a checkpoint holds of it, by folder. A reference that follows the policy is not what it was at first."""
@@ -267,7 +269,7 @@ class PolicyRun:
         metrics = _means(updates)
         if updates and "actor/abs_log_ratio" in updates[0]:
             # The first mini-batch is scored by the very weights that sampled it: its log-ratios are the engine's error.
-            metrics["training/rollout_logprob_gap"] = updates[0]["actor/abs_log_ratio"]
+            metrics[LOGPROB_GAP] = updates[0]["actor/abs_log_ratio"]
         return metrics
 
     def _shuffle_seed(self, step: int) -> int | None:

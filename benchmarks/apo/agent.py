@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import agentlightning as agl
-from openai import AsyncOpenAI
-
 from bed.answers import verdict
 from bed.families import SHARED, World
+from openai import AsyncOpenAI
+
+import agentlightning as agl
 
 ASKS = {"prompt": "Answer the case.", "planner": "Make the plan.", "writer": "Write the answer."}
 

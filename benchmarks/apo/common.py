@@ -74,4 +74,5 @@ class Record:
         for budget in self.budgets:
             spent, texts = self.at(budget)
             print(json.dumps({"budget": budget, "spent": spent, "gain": self.gain(texts), "texts": texts}))
-        print(json.dumps({"wall_s": time.perf_counter() - self._began, **costs}), flush=True)
+        wall = time.perf_counter() - self._began
+        print(json.dumps({"wall_s": wall, "cpu_s": time.process_time(), **costs}), flush=True)

@@ -3,9 +3,9 @@
     python benchmarks/apo/compare.py [--quick] [--only NAME ...] [--families NAME ...] [--seeds N] [--jobs N] [--costs]
 
 Every run is a process of its own, talks to one endpoint that this starts, and leaves a file in
-`runs/bench-apo/results`; a second call goes on with what is missing or was made by other code or settings. A peer whose
-environment is not there (`make bench-peers`) is named and left out. `--costs` measures time, one run after the other, on
-a machine that should be quiet; `--tune` runs the grids of the peers' settings on the tuning families.
+`runs/bench-apo/results`; a second call goes on with what is missing or was made by other code or settings. A peer
+whose environment is not there (`make bench-peers`) is named and left out. `--costs` measures time, one run after the
+other, on a machine that should be quiet; `--tune` runs the grids of the peers' settings on the tuning families.
 """
 
 from __future__ import annotations
@@ -24,10 +24,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import table
-from common import BUDGETS
-from methods import COMPARED, GEPA, GEPA_GRID, METHODS, OURS, PYTHONS, ROOT, THIRD, UPSTREAM, UPSTREAM_GRID, Method, Settings
-
 from bed.catalog import REPORT, REPORT_SEEDS, TUNING, TUNING_SEEDS
+from common import BUDGETS
+from methods import (
+    COMPARED,
+    GEPA,
+    GEPA_GRID,
+    METHODS,
+    OURS,
+    PYTHONS,
+    ROOT,
+    THIRD,
+    UPSTREAM,
+    UPSTREAM_GRID,
+    Method,
+    Settings,
+)
 
 HERE = Path(__file__).resolve().parent
 HOME = ROOT / "runs" / "bench-apo"
@@ -185,7 +197,9 @@ def costs(families: Sequence[str]) -> int:
         line = drive(Job("auto", OURS, {"preset": "auto"}, (600,), families[0], 0), address, "--runners", "1")[-1]
     each = 1000 * line["overhead_s"] / line["rollouts"]
     missed += each > 20
-    print(f"\noverhead outside agent and LLM time: {each:.1f} ms a rollout, asked: at most 20: {'met' if each <= 20 else 'MISSED'}")
+    verdict = "met" if each <= 20 else "MISSED"
+    print(f"\noverhead outside agent and LLM time: {each:.1f} ms a rollout, asked: at most 20: {verdict}")
+    print(f"CPU time, the agent's HTTP client included: {1000 * line['fit_cpu_s'] / line['rollouts']:.1f} ms a rollout")
     if not PYTHONS[UPSTREAM].exists():
         return missed
     walls: dict[str, float] = {}
@@ -235,7 +249,8 @@ def main() -> None:
     parser.add_argument("--tune", nargs="*", choices=("upstream", "gepa"), help="run the grids of the peers instead")
     parser.add_argument("--home", type=Path, default=HOME)
     args = parser.parse_args()
-    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    print(f"{machine}, load {os.getloadavg()[0]:.1f}")
     families, seeds = (args.families[:2], 1) if args.quick else (args.families, args.seeds)
     methods = [METHODS[name] for name in args.only or COMPARED]
     absent = sorted({method.driver for method in methods if not PYTHONS[method.driver].exists()})

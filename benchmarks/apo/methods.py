@@ -14,7 +14,7 @@ from typing import Any, Final
 from common import BUDGETS
 
 ROOT: Final = Path(__file__).parents[2]
-OURS: Final, UPSTREAM: Final, GEPA: Final = "ours.py", "peer_upstream.py", "peer_gepa.py"
+OURS, UPSTREAM, GEPA = "ours.py", "peer_upstream.py", "peer_gepa.py"
 PYTHONS: Final = {
     OURS: ROOT / ".venv" / "bin" / "python",
     UPSTREAM: ROOT / ".peers" / "agentlightning-apo" / "bin" / "python",

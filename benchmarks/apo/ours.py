@@ -1,6 +1,6 @@
 """Drives `agl.APO` on the bed.
 
-    .venv/bin/python benchmarks/apo/ours.py --endpoint http://127.0.0.1:8100 --family claims --settings '{"preset": "auto"}'
+    python benchmarks/apo/ours.py --endpoint http://127.0.0.1:8100 --family claims --settings '{"preset": "auto"}'
 
 `--settings` are arguments of `APO`, and: `once`: one run with the largest budget, whose rounds give the figures of the
 smaller ones (default: a run for each budget, with that budget, as a user would do it); `shared`: one prompt for all
@@ -9,8 +9,10 @@ roles; `sqlite`: the store is a file; `val`: how many validation tasks there are
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,12 +20,12 @@ from typing import Any
 
 import httpx
 from agent import Work, one_prompt, own_prompts
+from bed.families import SHARED
 from common import Record, arguments
 from openai import AsyncOpenAI
 
 import agentlightning as agl
 from agentlightning.algorithm.apo import APO
-from bed.families import SHARED
 
 
 class Timed(httpx.AsyncHTTPTransport):
@@ -85,12 +87,14 @@ def run(record: Record, budget: int, runners: int, settings: dict[str, Any], cos
             store=None if on_disk else agl.InMemoryLightningStore(),
             run_dir=Path(folder) / "run",
         )
-        began = time.perf_counter()
-        trainer.fit(own_prompts(work) if len(start) > 1 else one_prompt(work), train, val_dataset=val)
+        began, cpu = time.perf_counter(), time.process_time()
+        with contextlib.redirect_stdout(sys.stderr):
+            trainer.fit(own_prompts(work) if len(start) > 1 else one_prompt(work), train, val_dataset=val)
         wall = time.perf_counter() - began
     assert apo.state is not None
     costs.add(
         fit_s=wall,
+        fit_cpu_s=time.process_time() - cpu,
         rollouts=apo.state.ledger.spent.rollouts,
         llm_calls=timed.calls,
         agent_s=work.seconds,
@@ -124,7 +128,8 @@ def main() -> None:
     else:
         for budget in record.budgets:
             apo = run(record, budget, args.runners, settings, costs)
-            assert apo.state is not None and apo.state.best is not None
+            assert apo.state is not None
+            assert apo.state.best is not None
             record.best(budget, apo.state.best.texts, apo.state.ledger.spent.rollouts)
     record.report(**costs)
 

@@ -3,8 +3,8 @@
     .peers/gepa/bin/python benchmarks/apo/peer_gepa.py --endpoint http://127.0.0.1:8100 --family claims --seed 0
 
 `--settings` are arguments of `gepa.optimize`, and `val`: how many validation tasks are scored (the others go to the
-training set). The prompts at a budget are those that a run with that `max_metric_calls` returns: gepa looks at its budget
-between iterations only, so it may have spent some rollouts more; they are counted in `spent` and not against it.
+training set). The prompts at a budget are those that a run with that `max_metric_calls` returns: gepa looks at its
+budget between iterations only, so it may have spent some rollouts more; `spent` has them, nothing is held against it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gepa
-from gepa.core.adapter import EvaluationBatch
-
 from bed.answers import verdict
 from common import Record, arguments
+from gepa.core.adapter import EvaluationBatch
 
 ASKS = {"prompt": "Answer the case.", "planner": "Make the plan.", "writer": "Write the answer."}
 
@@ -103,7 +102,9 @@ class Watch:
         self.open = list(record.budgets)
 
     def __call__(self, state: Any) -> bool:
-        best = max(range(len(state.program_candidates)), key=lambda n: (_mean(state.prog_candidate_val_subscores[n]), -n))
+        best = max(
+            range(len(state.program_candidates)), key=lambda n: (_mean(state.prog_candidate_val_subscores[n]), -n)
+        )
         while self.open and state.total_num_evals >= self.open[0]:
             budget = self.open.pop(0)
             self.record.best(budget, state.program_candidates[best], state.total_num_evals)

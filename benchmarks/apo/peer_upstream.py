@@ -1,14 +1,14 @@
 """Drives the APO of Agent-Lightning 0.3.0 on the bed; runs in `.peers/agentlightning-apo`.
 
-    .peers/agentlightning-apo/bin/python benchmarks/apo/peer_upstream.py --endpoint http://127.0.0.1:8100 --family claims
+    python benchmarks/apo/peer_upstream.py --endpoint http://127.0.0.1:8100 --family claims
 
 `--settings` are arguments of its `APO`, and: `shared`: one prompt for all roles, since it tunes only one (default: the
-first role's; the others stay as they are); `val`: how many validation tasks there are (the others join the training set);
-`beam_rounds` may be "fill": as many as the largest budget pays for.
+first role's; the others stay as they are); `val`: how many validation tasks there are (the others join the training
+set); `beam_rounds` may be "fill": as many as the largest budget pays for.
 
-With `--wall` all is as installed. Without, three things that cost time and change no decision are shortened: its sleep of
-2 s while a batch is under way and its runner's of 5 s, POML's node process for each text (`poml_plain.py`, compared with
-the real one by `poml_plain.py --check`), and a pydantic adapter that it builds anew for each message.
+With `--wall` all is as installed. Without, three things that cost time and change no decision are shortened: its sleep
+of 2 s while a batch is under way and its runner's of 5 s; POML's node process for each text (`poml_plain.py`, compared
+with the real one by `poml_plain.py --check`); a pydantic adapter that it builds anew for each message.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ import os
 import random
 import sys
 import types
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ.setdefault("OPENAI_API_KEY", "none")
 
-import agentlightning as agl
 from agent import Work, one_prompt
-from agentlightning.adapter import messages as adapter_module
-from agentlightning.algorithm.apo import apo as apo_module
+from bed.families import SHARED
 from common import Record, arguments
 from openai import AsyncOpenAI
 from poml_plain import Skeletons
 
-from bed.families import SHARED
+import agentlightning as agl
+from agentlightning.adapter import messages as adapter_module
+from agentlightning.algorithm.apo import apo as apo_module
 
 QUICK_POLL = 0.005
 
@@ -47,7 +46,9 @@ class Watched(apo_module.APO):
     rollouts = 0
     llm_calls = 0
 
-    async def evaluate_prompt_on_batch(self, prompt: Any, resource_name: Any, dataset: Any, mode: Any, **more: Any) -> Any:
+    async def evaluate_prompt_on_batch(
+        self, prompt: Any, resource_name: Any, dataset: Any, mode: Any, **more: Any
+    ) -> Any:
         found = await super().evaluate_prompt_on_batch(prompt, resource_name, dataset, mode, **more)
         self.rollouts += len(dataset)
         return found

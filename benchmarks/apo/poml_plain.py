@@ -1,8 +1,8 @@
 """Upstream's five POML texts without POML: rendered once with marks, then filled in. Used by `peer_upstream.py`.
 
-POML starts a node process for each text, 0.7 s and more. Here each text is rendered by the real POML once for each number
-of experiments, with marks for the values, and kept in `runs/bench-apo/poml.json`; a text is then made by putting values in
-place of marks. Run with `--check`, this compares such texts with real ones, character by character.
+POML starts a node process for each text, 0.7 s and more. Here each text is rendered by the real POML once for each
+number of experiments, with marks for the values, and kept in `runs/bench-apo/poml.json`; a text is then made by putting
+values in place of marks. Run with `--check`, this compares such texts with real ones, character by character.
 """
 
 from __future__ import annotations
@@ -36,10 +36,8 @@ class Skeletons:
     def render(self, file: Path, context: dict[str, Any], format: str = "openai_chat") -> dict[str, Any]:
         """What `poml.poml` returns, for upstream's own files."""
         runs = context.get("experiments", [])
-        messages = []
-        for message in self._skeleton(Path(file), len(runs)):
-            messages.append({**message, "content": _filled(message["content"], context, runs)})
-        return {"messages": messages}
+        messages = self._skeleton(Path(file), len(runs))
+        return {"messages": [{**each, "content": _filled(each["content"], context, runs)} for each in messages]}
 
     def _skeleton(self, file: Path, count: int) -> list[dict[str, str]]:
         key = f"{file.name} {count}"
@@ -91,7 +89,12 @@ def _example(draw: random.Random) -> dict[str, Any]:
     ]
     messages = [{"messages": said, "tools": None}] * draw.choice([0, 1, 2])
     reward = draw.choice([None, 0.0, 1.0, 0.5, 0.3333333333333333])
-    return {"status": draw.choice(["succeeded", "failed"]), "final_reward": reward, "messages": messages, "spans": spans}
+    return {
+        "status": draw.choice(["succeeded", "failed"]),
+        "final_reward": reward,
+        "messages": messages,
+        "spans": spans,
+    }
 
 
 def check(samples: int) -> None:

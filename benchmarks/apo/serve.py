@@ -1,6 +1,6 @@
 """Starts the endpoint of the test bed: prints its address, serves until it is killed.
 
-    python benchmarks/apo/serve.py [--port 8100] [--latency-ms 50]
+python benchmarks/apo/serve.py [--port 8100] [--latency-ms 50]
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import socket
 
 import uvicorn
-
 from bed.server import Endpoint
 
 

@@ -1,4 +1,4 @@
-"""The test bed of the prompt optimisers: what its scores are worth, and that its models know only what they are told."""
+"""The test bed of the prompt optimisers: what its scores are worth, and that its models know only what they're told."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def prompts_of(world: World) -> list[dict[str, str]]:
     return [dict(world.start), dict(world.oracle), mixed]
 
 
-# -- scores ---------------------------------------------------------------------------------------------------------------
+# -- scores -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["claims", "freight", "treaty", "plant"])
@@ -77,7 +77,9 @@ def test_rewards_over_http_agree_with_the_exact_expectation(client: Client, name
                 said = ""
                 for role in world.family.components:
                     prompt = texts[role].format(case=task.text, plan=said)
-                    said = client.ask(f"{name}/{seed}/{number}", "sim-task", prompt, ASKS[role], temperature=temperature)
+                    said = client.ask(
+                        f"{name}/{seed}/{number}", "sim-task", prompt, ASKS[role], temperature=temperature
+                    )
                 rewards.append(verdict(world, task, said).reward)
                 exact.append(world.expected(texts, [task]))
         spread = math.sqrt(sum(p * (1 - p) for p in exact)) + 1e-9  # of 0 and 1; a graded reward has less
@@ -113,7 +115,11 @@ def test_no_single_change_of_the_oracle_makes_it_better(name: str) -> None:
     for role in world.family.components:
         held = [world.rules[rule].best for rule in world.of(role, useful=True)]
         changes = [held[:i] + held[i + 1 :] for i in range(len(held))]
-        changes += [[*held[:i], line, *held[i + 1 :]] for i, r in enumerate(world.of(role, useful=True)) for line in world.rules[r].lines]
+        changes += [
+            [*held[:i], line, *held[i + 1 :]]
+            for i, r in enumerate(world.of(role, useful=True))
+            for line in world.rules[r].lines
+        ]
         changes += [[*held, line] for line in (*world.harmful, *FILLERS)]
         for lines in changes:
             assert world.expected({**world.oracle, role: world.compose(role, lines)}, tasks) <= best + 1e-12
@@ -133,9 +139,13 @@ def test_a_prompt_that_lost_its_case_or_cannot_be_filled_in_is_worth_nothing() -
 
 def test_families_for_tuning_and_for_figures_are_apart() -> None:
     names = [family.name for family in (*catalog.REPORT, *catalog.TUNING)]
-    assert len(names) == len(set(names)) and len(catalog.REPORT) >= 8 and len(names) >= 12
-    assert not set(catalog.REPORT_SEEDS) & set(catalog.TUNING_SEEDS) and len(catalog.REPORT_SEEDS) >= 10
-    assert not (set(TRAIN) & set(VAL)) and not (set(TEST) & {*TRAIN, *VAL})
+    assert len(names) == len(set(names))
+    assert len(catalog.REPORT) >= 8
+    assert len(names) >= 12
+    assert not set(catalog.REPORT_SEEDS) & set(catalog.TUNING_SEEDS)
+    assert len(catalog.REPORT_SEEDS) >= 10
+    assert not (set(TRAIN) & set(VAL))
+    assert not (set(TEST) & {*TRAIN, *VAL})
 
 
 # -- the endpoint -----------------------------------------------------------------------------------------------------
@@ -184,7 +194,9 @@ def outcome(world: World, task: Any, said: str, reward: float, *feedback: str) -
     prompt = world.start["prompt"].format(case=task.text)
     messages = [{"role": "system", "content": prompt}, {"role": "assistant", "content": said}]
     place, what = Place("train", task.number), {"number": task.number, "case": task.text}
-    return Outcome(place, "r", "succeeded", reward, True, what, feedback=feedback, conversations=[{"messages": messages}])
+    return Outcome(
+        place, "r", "succeeded", reward, True, what, feedback=feedback, conversations=[{"messages": messages}]
+    )
 
 
 def ours(world: World, template: PromptTemplate, outcomes: list[Outcome], which: Any = CRITICS[0]) -> str:
@@ -212,8 +224,13 @@ def test_the_critic_names_only_what_cases_that_it_was_shown_and_that_failed_are_
             for _, line, _ in reading.POINT.findall(models.critique(world, seen, random.Random(sample))):
                 if (known := world.line_of.get(plain(line))) is not None:
                     named.add(world.rules[known[0]].aspect)
-        held = {world.rules[world.line_of[plain(line)][0]].aspect for line in seen.blocks[0].lines if plain(line) in world.line_of}
-        assert named and named <= allowed | held  # what the prompt holds may be dropped, by bad advice
+        held = {
+            world.rules[world.line_of[plain(line)][0]].aspect
+            for line in seen.blocks[0].lines
+            if plain(line) in world.line_of
+        }
+        assert named
+        assert named <= allowed | held
 
 
 def test_the_critic_has_nothing_to_add_where_nothing_failed_or_nothing_was_shown() -> None:
@@ -232,15 +249,24 @@ def test_feedback_that_names_an_aspect_outweighs_what_a_case_only_mentions() -> 
     template = PromptTemplate(template=world.start["prompt"])
     told = ours(world, template, [outcome(world, task, "?", 0.0, f"case-0000: the {wrong} are wrong.")])
     seen = reading.read(world, [{"content": told}])
-    assert seen.cases[0].named == (wrong,) and seen.cases[0].reward == 0.0
+    assert seen.cases[0].named == (wrong,)
+    assert seen.cases[0].reward == 0.0
     said = "\n".join(models.critique(world, seen, random.Random(sample)) for sample in range(200))
-    named = [world.rules[known[0]].aspect for _, line, _ in reading.POINT.findall(said) if (known := world.line_of.get(plain(line)))]
+    named = [
+        world.rules[known[0]].aspect
+        for _, line, _ in reading.POINT.findall(said)
+        if (known := world.line_of.get(plain(line)))
+    ]
     assert named.count(wrong) > 0.8 * len(named)
 
 
 def upstream_format(world: World, rewards: list[float]) -> str:
     """As upstream's first critic text is rendered."""
-    parts = ["You optimize a prompt template.\n\n# Original Prompt Template\n", world.start["prompt"], "\n# Experiments\n"]
+    parts = [
+        "You optimize a prompt template.\n\n# Original Prompt Template\n",
+        world.start["prompt"],
+        "\n# Experiments\n",
+    ]
     for task, reward in zip(world.tasks(0, TRAIN[: len(rewards)]), rewards, strict=True):
         said = [{"role": "user", "content": world.start["prompt"].format(case=task.text)}]
         said.append({"role": "assistant", "content": f"case-{task.number:04d}: x=ABCD."})
@@ -273,7 +299,8 @@ def test_prompt_cases_and_rewards_are_read_from_each_optimisers_format(form: Any
         tuple(world.rules[rule].aspect for rule in task.shown) for task in world.tasks(0, TRAIN[:4])
     ]
     (block,) = seen.blocks
-    assert block.template and world.compose("prompt", block.lines) == world.start["prompt"]
+    assert block.template
+    assert world.compose("prompt", block.lines) == world.start["prompt"]
     assert seen.places == ("case",)
     assert seen.fenced == (form is not upstream_format)
 
@@ -287,9 +314,12 @@ def test_the_editor_works_points_in_and_answers_in_the_form_that_is_asked_for(wh
         prompt_template=world.start["prompt"], component="prompt", others=[], rules="Keep {case}.", critique=critique
     )
     seen = reading.read(world, [message])
-    assert seen.tag == "new_prompt" and len(seen.points) == 2
+    assert seen.tag == "new_prompt"
+    assert len(seen.points) == 2
     replies = [models.edit(world, seen, random.Random(sample)) for sample in range(200)]
-    inside = [found.group(1) for reply in replies if (found := re.search(r"<new_prompt>\n(.*)\n</new_prompt>", reply, re.S))]
+    inside = [
+        found.group(1) for reply in replies if (found := re.search(r"<new_prompt>\n(.*)\n</new_prompt>", reply, re.S))
+    ]
     assert len(inside) > 180
     first = sum(rules[0].best in text for text in inside) / len(inside)
     second = sum(rules[1].best in text for text in inside) / len(inside)
@@ -301,14 +331,31 @@ def test_the_editor_works_points_in_and_answers_in_the_form_that_is_asked_for(wh
 @pytest.mark.parametrize("name", catalog.FAMILIES)
 def test_the_oracle_is_within_reach_of_critic_and_editor(name: str) -> None:
     world = catalog.world(name)
-    tasks, draw = world.tasks(0, TEST[:60]), random.Random(name)
-    now = dict(world.start)
+    tasks, draw = world.tasks(0, TEST[:25]), random.Random(name)
+    now, score = dict(world.start), world.expected(world.start, tasks)
+    goal = score + 0.9 * (world.expected(world.oracle, tasks) - score)
     for step in range(1500):
+        if score > goal:
+            return
         role = world.family.components[step % len(world.family.components)]
         shown = draw.sample(world.tasks(0, TRAIN), 3)
         cases = "\n".join(f"reward: 0.0\n{task.text}" for task in shown)
         seen = reading.read(world, [{"content": f"{now[role]}\n\n{cases}"}])
         reply = models.reflect(world, seen, draw)
-        if world.expected({**now, role: reply}, tasks) > world.expected(now, tasks):
-            now[role] = reply
-    assert world.gain(now, tasks) > 0.9
+        if (found := world.expected({**now, role: reply}, tasks)) > score:
+            now[role], score = reply, found
+    pytest.fail(f"no more than a gain of {world.gain(now, tasks):.2f}")
+
+
+@pytest.mark.slow
+def test_runs_without_http_and_store_come_to_the_same_end(client: Client) -> None:
+    def lines(script: str, *words: str) -> str:
+        command = [sys.executable, str(BED / script), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    address, settings = f"http://{client.connection.host}:{client.connection.port}", '{"preset": "auto"}'
+    words = ["--endpoint", address, "--family", "railway", "--seed", "900", "--settings", settings]
+    driven = json.loads(lines("ours.py", *words, "--budgets", "200", "--runners", "3").splitlines()[0])
+    direct = lines("direct.py", settings, "--families", "railway", "--seeds", "1", "--budgets", "200", "--jobs", "1")
+    assert direct.startswith(f"200: {driven['gain']:.3f}")
+    assert driven["spent"] <= 200

@@ -333,14 +333,14 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 train(Path({str(tmp_path / "run")!r}), Path({str(model)!r}), **{{"trainer.total_training_steps": 3}})
 from agentlightning.learner import checkpoint
 real = checkpoint.save_checkpoint
-import agentlightning.verl.trainer as loop
+import agentlightning.verl.resume as checkpoints
 def limited(*args, **kwargs):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     try:
         return real(*args, **kwargs)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-loop.save_checkpoint = limited
+checkpoints.save_checkpoint = limited
 train(Path({str(tmp_path / "run")!r}), Path({str(model)!r}), resume=True, **{{"trainer.total_training_steps": 6}})
 """
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=240)

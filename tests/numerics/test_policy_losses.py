@@ -230,6 +230,44 @@ def test_geo_mean_is_the_plain_mean_over_all_rows():
     assert (metrics["actor/pg_clipfrac"], metrics["actor/pg_clipfrac_lower"]) == (0.5, 0.25)
 
 
+@pytest.mark.parametrize("advantage", [2.0, -2.0, 0.0])
+def test_geo_mean_without_bounds_is_the_ratio(advantage):
+    bounds = {"clip_ratio_low": math.inf, "clip_ratio_high": math.inf}
+    loss, gradient, metrics = one("geo_mean", ratio=math.e**3, advantage=advantage, **bounds)
+    assert (loss, gradient) == (pytest.approx(-advantage * math.e**3), pytest.approx(-advantage * math.e**3))
+    assert metrics["actor/pg_clipfrac"] == metrics["actor/pg_clipfrac_lower"] == 0
+
+
+@pytest.mark.parametrize("low", [0.0, 0.2])
+def test_geo_mean_and_sapo_are_their_formulas_as_they_are_written(low):
+    """Ratios on both sides of every bound, advantages of both signs and 0; value and gradient by autograd."""
+    generator = torch.Generator().manual_seed(4)
+    log_prob, advantages = torch.randn(2, 30, 40, generator=generator, dtype=torch.float64)
+    advantages[:, :5] = 0.0
+    log_prob[0, :4] = tensor([25.0, -25.0, 30.0, 20.0])
+    for mode in ("geo_mean", "sapo"):
+        one, other = log_prob.clone().requires_grad_(), log_prob.clone().requires_grad_()
+        if mode == "geo_mean":
+            sign = advantages.sign()
+            taken = sign * torch.minimum(sign * one, sign * one.clamp(-low, 0.3))
+            wanted = (-advantages.mean(-1) * taken.mean(-1).exp()).mean()
+        else:
+            tau = torch.where(advantages > 0, tensor(1.0), tensor(1.05))
+            wanted = (-advantages * 4 / tau * torch.sigmoid(tau * (one.clamp(-20, 20).exp() - 1))).mean()
+        wanted.backward()
+        loss, _ = compute_policy_loss(
+            mode,
+            old_log_prob=torch.zeros_like(log_prob),
+            log_prob=other,
+            advantages=advantages,
+            response_mask=torch.ones_like(log_prob),
+            config={"clip_ratio_low": low, "clip_ratio_high": 0.3},
+        )
+        loss.backward()
+        assert loss.item() == pytest.approx(wanted.item(), rel=1e-8)
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-7, atol=1e-12)
+
+
 def test_geo_mean_takes_the_geometric_mean_of_importance_weights():
     loss, _ = compute_policy_loss(
         "geo_mean",

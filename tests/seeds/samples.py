@@ -1,4 +1,4 @@
-"""The code samples of the mission's documents that concern reinforcement learning, and what is changed in each.
+"""The code samples of the mission's documents on reinforcement learning and prompts, and what is changed in each.
 
 `snippets/` holds each sample as its document has it, word for word (`test_documents` compares them). `SAMPLES` is the
 whole table of changes: names that a sample leaves open are bound, names on a hub become local paths, `verl.trainer` is
@@ -68,6 +68,7 @@ class Sample:
 
 _SAMPLES = (
     Sample("000-verl", [("meta-llama/Meta-Llama-3-8B-Instruct", "model")]),
+    Sample("000-apo"),
     Sample("001-verl", [("Qwen/Qwen2.5-1.5B-Instruct", "model")]),
     Sample("002-shortcut", [("agl.VERL(...)", "made = agl.VERL(config)")]),
     Sample("002-install"),

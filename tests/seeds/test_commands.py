@@ -29,7 +29,7 @@ ESTIMATOR, LOSS = "algorithm.adv_estimator", "actor_rollout_ref.actor.policy_los
 
 
 def shell(text: str) -> None:
-    """Run a shell sample: calls of Python modules and files; what is exported is for clusters and changes nothing here."""
+    """Run a shell sample: Python modules and files; what is exported is for clusters and changes nothing here."""
     for line in text.replace("\\\n", " ").splitlines():
         words = [os.path.expandvars(word) for word in shlex.split(line, comments=True)]
         if not words or words[0] == "export":

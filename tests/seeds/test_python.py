@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from openai import OpenAI
 
 import agentlightning as agl
 from tests.e2e.letters import TASKS, letters_agent
 
+from .endpoint import endpoint
 from .samples import SAMPLES
 
 
@@ -38,6 +40,29 @@ def test_the_selection_guide_trains_with_its_short_configuration(agent_with_task
     assert {row["training/n_rollouts"] for row in verl.history} == {8.0}
     assert verl.history[-1]["actor/grad_norm"] > 0
     assert verl.history[-1]["critic/grad_norm"] > 0
+
+
+@agl.rollout
+def greeter(task: str, prompt_template: agl.PromptTemplate) -> float:
+    """Rewards what an editor adds; a prompt without places is given the task all the same."""
+    text = prompt_template.format(user_input=task)
+    agl.emit_message("be kind to the user" if "kind" not in text else "well said")
+    return min(1.0, text.count("kind") / 3)
+
+
+@pytest.mark.slow
+def test_the_selection_guide_tunes_a_prompt_as_it_stands():
+    greeter.train_dataset = greeter.val_dataset = ["Hello", "Who are you?", "Bye", "What now?", "Why?"]
+    with endpoint() as (url, asked):
+        names = run("000-apo", my_lit_agent=greeter, openai_client=OpenAI(base_url=url, api_key="none"))
+    apo, best = names["apo"], names["best_prompt"]
+    assert names["initial_prompt"].input_keys == ["user_input"]
+    assert (apo.plan.selector.width, apo.plan.selector.branch_factor) == (5, 4)
+    assert apo.state.round == 30  # `max_iterations`
+    assert best == apo.get_best_prompt()
+    assert best.template.count("kind") >= 3
+    assert best.template.endswith(names["initial_prompt"].template)
+    assert set(asked) == {"gpt-4o-mini", "gpt-4.1-mini"}  # critic as given, editor by default
 
 
 def test_the_reference_page_trains_with_its_whole_configuration():

@@ -20,6 +20,7 @@ from agentlightning.types import (
     Event,
     Link,
     OtelResource,
+    PaginatedResult,
     Rollout,
     RolloutConfig,
     Span,
@@ -89,6 +90,34 @@ def test_values_that_strict_json_has_no_words_for():
     assert math.isnan(back.input.pop("nan"))
     assert back.input == {"inf": [math.inf, -math.inf], "big": 10**40, "half": "\ud800", "array": [0, 1, 2]}
     assert back.metadata == {"x": 0.5}
+
+
+LINK = Link(context=SpanContext(trace_id="t", span_id="l"), attributes={"why": 1.5})
+PLAIN = Span.create("plain", rollout_id="r", attempt_id="a", attributes={"text": "x", "yes": True, "number": 7})
+RICH = PLAIN.model_copy(
+    update={"links": [LINK], "token_call": token_call(), "status": TraceStatus(status_code="ERROR")}
+)
+
+
+@pytest.mark.parametrize(
+    "odd", [None, {"odd": math.inf}, {"odd": 2**70}, {"odd": "\ud800"}, {"odd": [1.5, math.nan]}, {"odd": 0.5}]
+)
+def test_many_spans_are_written_as_each_of_them_is(odd: dict[str, Any] | None):
+    spans = [PLAIN, RICH] if odd is None else [PLAIN, PLAIN.model_copy(update={"attributes": odd}), RICH]
+    written = wire.dump_spans(spans)
+    assert written == wire.dump_list(spans, wire.dump_span)
+    assert len(wire.parse(wire.SPANS, written)) == len(spans)
+    assert wire.dump_spans([]) == b"[]"
+
+
+@pytest.mark.parametrize("attempted", [(False, False), (True, False), (True, True)])
+def test_a_page_of_rollouts_keeps_the_attempts_that_there_are(attempted: tuple[bool, ...]):
+    fields: dict[str, Any] = {"rollout_id": "ro-1", "input": {"attempt": 1}, "start_time": 1.5}
+    rollouts = [AttemptedRollout(**fields, attempt=attempt()) if each else Rollout(**fields) for each in attempted]
+    page = PaginatedResult[Rollout](items=rollouts, limit=5, offset=1, total=9)
+    read = wire.parse_rollouts(wire.dump_page(page, wire.dump_rollout))
+    assert (list(read), read.limit, read.offset, read.total) == (rollouts, 5, 1, 9)
+    assert [type(rollout) for rollout in read] == [type(rollout) for rollout in rollouts]
 
 
 def test_what_json_cannot_hold_is_named():

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from .base import Losses, PolicyLoss, PolicyTokens, clip_metrics
+from ..known_gradient import with_gradient
+from .base import Losses, PolicyLoss, PolicyTokens, clip_metrics, side
 from .settings import Settings
+
+NO_BOUND = 1e4
+"""Log-ratios are never so large; infinity times 0 would be no number."""
 
 
 def _geo_mean(tokens: PolicyTokens, config: Settings) -> Losses:
@@ -16,18 +20,20 @@ def _geo_mean(tokens: PolicyTokens, config: Settings) -> Losses:
     `actor/pg_clipfrac`: share of tokens with A > 0 whose log-ratio is out of bounds, `..._lower`: with A < 0.
     """
     sequences, advantages = tokens.sequences, tokens.advantages
-    low, high = -config.clip_ratio_low, config.clip_ratio_high
-    log_ratio = tokens.log_ratio()
     with torch.no_grad():
-        negative, positive = advantages < 0, advantages > 0
-        held = torch.where(negative, log_ratio.clamp(min=low), log_ratio.clamp(max=high) * positive)
-        below, above = log_ratio < low, log_ratio > high
-        free = (held == log_ratio) & (negative | positive)
-    taken = torch.where(free, log_ratio, held)  # one `where`, as in `base.clipped_ratio`
+        log_ratio = tokens.log_ratio()
+        gain = log_ratio * (sign := advantages.sign())
+        most = side(sign.to(gain.dtype), min(config.clip_ratio_high, NO_BOUND), min(config.clip_ratio_low, NO_BOUND))
+        free = torch.le(gain, most, out=torch.empty_like(gain)).mul_(sign.abs())
+        held = torch.minimum(gain, most).mul_(sign)
+        outside = (log_ratio < -config.clip_ratio_low) | (log_ratio > config.clip_ratio_high)
+    taken = with_gradient(tokens.log_prob, held, free)
     counts = sequences.counts() + 1e-8
     losses = -sequences.total(advantages) / counts * (sequences.total(taken) / counts).exp()
-    outside = below | above
-    return sequences.spread(losses), clip_metrics(log_ratio, outside & positive, outside & negative)
+    return (
+        sequences.spread(losses),
+        clip_metrics(log_ratio, outside & (advantages > 0), outside & (advantages < 0)),
+    )
 
 
 geo_mean = PolicyLoss(_geo_mean, scope="sequence", proportional=False, aggregation="row-mean", weighs_sequences=True)

@@ -261,7 +261,7 @@ class LightningStoreClient(LightningStore):
             "filter_logic": filter_logic,
             **_paging(sort_by, sort_order, limit, offset),
         }
-        return wire.page_of(wire.parse(wire.ROLLOUT_PAGE, await self._post("/rollouts/search", wire.dump(query))))
+        return wire.parse_rollouts(await self._post("/rollouts/search", wire.dump(query)))
 
     async def query_attempts(
         self,
@@ -306,10 +306,10 @@ class LightningStoreClient(LightningStore):
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         if not spans:
             return []
-        answer = await self._post("/spans/many", wire.dump_list(spans, wire.dump_span))
+        answer = await self._post("/spans/many", wire.dump_spans(spans))
         numbers: list[int | None] = orjson.loads(answer)["sequence_ids"]
         pairs = zip(spans, numbers, strict=True)
-        return [span.model_copy(update={"sequence_id": number}) for span, number in pairs if number is not None]
+        return [_numbered(span, number) for span, number in pairs if number is not None]
 
     async def get_many_span_sequence_ids(self, rollout_attempt_ids: Sequence[tuple[str, str]]) -> Sequence[int]:
         pairs = [{"rollout_id": rollout_id, "attempt_id": attempt_id} for rollout_id, attempt_id in rollout_attempt_ids]
@@ -458,6 +458,10 @@ def _make(server_address: str, settings: dict[str, Any]) -> LightningStoreClient
 def _new_key() -> str:
     """The key of the request that is being served, where a server stands before another one; else a fresh one."""
     return request_key.get() or secrets.token_hex(12)
+
+
+def _numbered(span: Span, number: int) -> Span:
+    return span if span.sequence_id == number else span.model_copy(update={"sequence_id": number})
 
 
 def _quoted(part: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from itertools import product
+from operator import itemgetter
 from typing import Any, Final, cast, get_args
 
 import orjson
@@ -21,8 +22,10 @@ _CODES: Final = frozenset(get_args(StatusCode))
 _PLAIN_STATUS: Final = {code: orjson.dumps({"status_code": code, "description": None}).decode() for code in _CODES}
 _NO_RESOURCE: Final = orjson.dumps({"attributes": {}, "schema_url": ""}).decode()
 _PLAIN: Final = frozenset({str, bool, int})
-_SCALARS: Final = 9
+_SCALARS: Final = SpanRow._fields[: SpanRow._fields.index("status")]
 """The first columns of a row, which have a type each."""
+_scalars: Final = itemgetter(*_SCALARS)
+_others: Final = itemgetter("attributes", "status", "resource", "events", "links", "token_call")
 _TYPES: Final = frozenset(
     (str, str, int, str, str, parent, str, start, end)
     for parent, start, end in product((str, type(None)), (float, type(None)), (float, type(None)))
@@ -46,28 +49,19 @@ def read_span_rows(body: bytes) -> list[SpanRow]:
 
 
 def _row(item: dict[str, Any]) -> SpanRow:
-    status, resource, call = item["status"], item["resource"], item["token_call"]
-    row = SpanRow(
-        item["rollout_id"],
-        item["attempt_id"],
-        item["sequence_id"],
-        item["span_id"],
-        item["trace_id"],
-        item["parent_id"],
-        item["name"],
-        item["start_time"],
-        item["end_time"],
+    scalars: tuple[Any, ...] = _scalars(item)
+    attributes, status, resource, events, links, call = _others(item)
+    _require(tuple(map(type, scalars)) in _TYPES and 0 <= scalars[2] <= LARGEST_SEQUENCE_ID)
+    _require(events == [] and links == [])
+    rest = (
         _status(status["status_code"], status["description"]),
-        orjson.dumps(_attributes(item["attributes"])).decode(),
+        orjson.dumps(_attributes(attributes)).decode(),
         "[]",
         "[]",
         _resource(resource["attributes"], resource["schema_url"]),
         None if call is None else TokenCall.from_bytes(base64.b64decode(call)).to_bytes(),
     )
-    _require(tuple(map(type, row[:_SCALARS])) in _TYPES)
-    _require(0 <= row.sequence_id <= LARGEST_SEQUENCE_ID)
-    _require(item["events"] == [] and item["links"] == [])
-    return row
+    return SpanRow._make(scalars + rest)
 
 
 def _status(code: Any, description: Any) -> str:

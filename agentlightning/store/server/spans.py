@@ -11,7 +11,7 @@ from agentlightning.types import Span
 from ..base import LightningStore
 from ..ledger_queries import spans_query
 from ..rows import SpanRow
-from ..wire import SPAN, SPANS, Page, dump, dump_list, dump_page, dump_span, parse
+from ..wire import SPAN, SPANS, Page, dump, dump_page, dump_span, dump_spans, parse
 from . import bodies
 from .call import NULL, Call, Route
 from .span_rows import read_span_rows
@@ -25,7 +25,7 @@ async def add(store: LightningStore, call: Call) -> bytes:
     if not _is_list(call.body):
         stored = await store.add_span(parse(SPAN, call.body))
         return NULL if stored is None else dump_span(stored)
-    return dump_list(await store.add_many_spans(parse(SPANS, call.body)), dump_span)
+    return dump_spans(await store.add_many_spans(parse(SPANS, call.body)))
 
 
 async def add_many(store: LightningStore, call: Call) -> bytes:
@@ -72,7 +72,7 @@ async def query_many(store: LightningStore, call: Call) -> bytes:
     if home := of_rows(store, "query_many_spans"):
         return spans_by_rollout(await home.span_rows_of_attempts(attempts))
     found = await store.query_many_spans(attempts)
-    entries = (dump(rollout_id) + b":" + dump_list(spans, dump_span) for rollout_id, spans in found.items())
+    entries = (dump(rollout_id) + b":" + dump_spans(spans) for rollout_id, spans in found.items())
     return b"{" + b",".join(entries) + b"}"
 
 

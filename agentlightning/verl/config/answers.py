@@ -41,7 +41,7 @@ _REFERENCE = (
     Rule(
         "replaced",
         ("actor_rollout_ref.ref.*",),
-        "the reference runs on the learner's device, as the learner does; its log-probs are the same",
+        "the reference runs on the learner's device and in the policy's precision, as the learner does",
     ),
 )
 
@@ -199,8 +199,16 @@ _STEP_RULES = (
     Rule("no_effect", (f"{_ACTOR}{{fsdp_config.,}}qat.*", "critic.fsdp.qat.*"), "`qat.enable` is False"),
     Rule(
         "replaced",
-        (f"{_ACTOR}fsdp_config.{{dtype,model_dtype}}", "critic.fsdp.{dtype,model_dtype}", f"{_ROLLOUT}dtype"),
-        "learner and engine share one set of weights, in fp32 on CPU",
+        (f"{_ROLLOUT}dtype",),
+        f"engine and learner share one set of weights, in the precision of `{_ACTOR}fsdp_config.model_dtype`",
+        f"set `{_ACTOR}fsdp_config.model_dtype`",
+        here=("float32", "fp32"),
+    ),
+    Rule(
+        "replaced",
+        (f"{_ACTOR}fsdp_config.dtype", "critic.fsdp.dtype"),
+        "a model computes in the precision of its weights; there is no autocast",
+        "set `model_dtype` beside it",
         here=("float32", "fp32"),
     ),
     Rule(

@@ -47,12 +47,17 @@ DIFFERENCES: tuple[Difference, ...] = (
         "micro-batches are always cut by token budget; same gradient",
     ),
     Difference(
-        "actor_rollout_ref.actor.fsdp_config.dtype", "bfloat16", "float32", "fp32 on CPU is exact and not slower"
+        "actor_rollout_ref.actor.fsdp_config.dtype", "bfloat16", "that of `model_dtype`", "one precision, without autocast"
     ),
-    Difference("actor_rollout_ref.rollout.dtype", "bfloat16", "float32", "engine and learner share one set of weights"),
+    Difference(
+        "actor_rollout_ref.rollout.dtype",
+        "bfloat16",
+        "that of `actor_rollout_ref.actor.fsdp_config.model_dtype`",
+        "engine and learner share one set of weights",
+    ),
     Difference("actor_rollout_ref.rollout.tensor_model_parallel_size", 2, 1, "the native engine runs in one process"),
     Difference("critic.model.path", "~/models/deepseek-llm-7b-chat", None, "the critic starts from the policy's model"),
-    Difference("critic.fsdp.dtype", "bfloat16", "float32", "fp32 on CPU is exact and not slower"),
+    Difference("critic.fsdp.dtype", "bfloat16", "that of `model_dtype`", "one precision, without autocast"),
     Difference("data.seed", None, 42, "a run is repeatable by default; follows `agentlightning.seed`"),
     Difference("data.train_files", "~/data/rlhf/gsm8k/train.parquet", None, "tasks usually come from `fit`"),
     Difference("data.val_files", "~/data/rlhf/gsm8k/test.parquet", None, "tasks usually come from `fit`"),

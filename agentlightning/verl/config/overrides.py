@@ -68,7 +68,10 @@ def flatten(overrides: Mapping[str, Any] | Sequence[str] | None) -> Settings:
     if isinstance(overrides, str):
         raise ConfigError(f"overrides are a list of words, not one string: write [{overrides!r}]")
     mapping = isinstance(overrides, Mapping)
-    if not mapping and not (isinstance(overrides, Sequence) and all(isinstance(word, str) for word in overrides)):
+    words: Any = overrides  # whatever the caller's types say
+    if not mapping and not (
+        isinstance(words, list | tuple) and all(isinstance(w, str) for w in cast("list[Any]", words))
+    ):
         raise ConfigError(f"a configuration is a mapping, or a list of words `key=value`, not {overrides!r:.80}")
     pairs = (
         _pairs(_plain(overrides), "")

@@ -43,7 +43,9 @@ def answer(world: World, task: Task | None, prompt: str, component: str, role: s
     said: list[str] = []
     for rule in task.shown:
         if world.rules[rule].component == component:
-            right = rule not in checks or _draw(world, seed, task.number, str(rule), own) < chance(checks[rule], reading)
+            right = rule not in checks or _draw(world, seed, task.number, str(rule), own) < chance(
+                checks[rule], reading
+            )
             said.append(f"{(aspect := world.rules[rule].aspect)}={token(task.number, aspect, right=right)}")
     planned = TOKEN.findall(fields["plan"]) if component != world.family.components[0] else []
     said += [f"{aspect}={value}" for aspect, value in planned]

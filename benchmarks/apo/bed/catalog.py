@@ -1,4 +1,4 @@
-"""The families. Those of `TUNING` are for choosing settings, ours and the peers'; those of `REPORT` for figures only."""
+"""The families. `TUNING` is for choosing settings, ours and the peers'; `REPORT` is for the figures only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TUNING: Final = (
 )
 FAMILIES: Final = {family.name: family for family in (*REPORT, *TUNING)}
 TUNING_SEEDS: Final = range(900, 910)
-REPORT_SEEDS: Final = range(0, 10)
+REPORT_SEEDS: Final = range(10)
 
 
 @functools.cache

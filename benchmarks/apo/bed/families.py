@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 from .words import ASPECTS, BRACES, FILLERS, HARMFUL, OPENING, PHRASINGS, plain
 
-TRAIN, VAL, TEST = range(0, 40), range(1000, 1032), range(5000, 5400)
+TRAIN, VAL, TEST = range(40), range(1000, 1032), range(5000, 5400)
 """Task numbers of the splits."""
 SHARED: Final = "both"
 """Component of a prompt that serves several roles, for optimisers that can tune only one prompt."""
@@ -144,7 +144,9 @@ class World:
     def of(self, component: str, *, useful: bool) -> list[int]:
         """The numbers of a component's rules, with or without its decoys."""
         names = self.family.components if component == SHARED else (component,)
-        return [n for n, rule in enumerate(self.rules) if rule.component in names and (any(rule.strengths) or not useful)]
+        return [
+            n for n, rule in enumerate(self.rules) if rule.component in names and (any(rule.strengths) or not useful)
+        ]
 
     def knows(self, line: str) -> bool:
         """Whether a line is one of this world's instructions."""

@@ -82,9 +82,9 @@ def _suspects(world: World, request: Request, block: Block) -> dict[str, float]:
         failed = 1.0 - case.reward if case.reward is not None else float(bool(case.named))
         for aspect in case.named or case.aspects:
             if aspect in concerned:
-                share = 3.0 if case.named else 1.0 if failed > 0 else -0.5
-                gained = share * (failed if failed > 0 else 1.0) * (0.25 if aspect in covered else 1.0)
-                weights[aspect] = weights.get(aspect, 0.0) + gained
+                # What feedback names counts even where enough was right; what cases without fault mention counts less.
+                gained = 3.0 * max(failed, 0.3) if case.named else failed if failed > 0 else -0.5
+                weights[aspect] = weights.get(aspect, 0.0) + gained * (0.25 if aspect in covered else 1.0)
     return {aspect: weight for aspect, weight in sorted(weights.items()) if weight > 0}
 
 
@@ -110,12 +110,9 @@ def _repairs(world: World, request: Request, block: Block, draw: random.Random) 
     found: list[Point] = []
     spoiled = sum(case.unusable for case in request.cases)
     for line in block.lines:
-        kind = world.kind_of.get(plain(line))
-        if request.template_error and "{" in line:
-            found.append(("Drop", line, ""))
-        elif kind == "harmful" and draw.random() < (0.6 if spoiled else 0.15):
-            found.append(("Drop", line, ""))
-        elif kind == "filler" and draw.random() < 0.15:
+        rates = {"harmful": 0.6 if spoiled else 0.15, "filler": 0.15}
+        broken = request.template_error and "{" in line
+        if broken or draw.random() < rates.get(world.kind_of.get(plain(line), ""), 0.0):
             found.append(("Drop", line, ""))
     return found
 

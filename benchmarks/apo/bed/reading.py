@@ -12,17 +12,21 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .families import ROLES, SHARED, World, split_prompt
+from .families import SHARED, World, split_prompt
 
 CASE: Final = re.compile(r"\bcase-(\d{4})\b")
 ABOUT: Final = re.compile(r"\bcase-(\d{4}) is about ([a-z, ]+)\.")
 NAMED: Final = re.compile(r"\bcase-(\d{4}): ((?:the [a-z]+ are wrong(?:, )?)+)")
 UNUSABLE: Final = re.compile(r"\bcase-(\d{4}): there is no usable answer")
-REWARD: Final = re.compile(r"(?i)\b(?:final[ _])?(?:reward|score)\b[^\w\n-]{0,6}(?:of |is |was )?[\"'`*]{0,2}(-?\d+(?:\.\d+)?)\b(?!\.?[a-z_])")
+REWARD: Final = re.compile(
+    r"(?i)\b(?:final[ _])?(?:reward|score)\b[^\w\n-]{0,6}(?:of |is |was )?[\"'`*]{0,2}(-?\d+(?:\.\d+)?)\b(?!\.?[a-z_])"
+)
 TEMPLATE_ERROR: Final = re.compile(r"KeyError|IndexError|ValueError|can't be filled|cannot be (?:filled|formatted)")
 POINT: Final = re.compile(r'\b(Add|Drop|Replace): "([^"\n]+)"(?: with "([^"\n]+)")?')
 ONE_POINT: Final = re.compile(r"ONE critique point|[Aa]ddress (?:only )?one point")
-PARAPHRASE: Final = re.compile(r"(?i)paraphras|rephras|other words|different words|same meaning|keep(?:ing)? (?:its|the) meaning")
+PARAPHRASE: Final = re.compile(
+    r"(?i)paraphras|rephras|other words|different words|same meaning|keep(?:ing)? (?:its|the) meaning"
+)
 PLACE: Final = re.compile(r"\{(case|plan)\}")
 TAG: Final = re.compile(r"<([a-z_]{3,20})>(?:(?!\n).){0,40}</\1>")
 
@@ -75,7 +79,9 @@ class Request:
     def key(self) -> str:
         """What makes two requests the same to this world; ids and times are none of it."""
         cases = sorted((c.number, c.reward, c.named, c.unusable) for c in self.cases)
-        return repr((self.blocks, cases, self.points, self.places, self.one_point, self.paraphrase, self.template_error))
+        return repr(
+            (self.blocks, cases, self.points, self.places, self.one_point, self.paraphrase, self.template_error)
+        )
 
 
 def text_of(messages: list[dict[str, Any]]) -> str:
@@ -87,6 +93,7 @@ def text_of(messages: list[dict[str, Any]]) -> str:
         parts += pieces
     text = re.sub(r"\\+n", "\n", "\n".join(parts))
     text = re.sub(r'\\+"', '"', text)
+    text = re.sub(r"\breward\.\d+\.value\b", "reward", text)  # an attribute of a reward's span
     return html.unescape(text) if "&" in text else text
 
 
@@ -109,11 +116,14 @@ def read(world: World, messages: list[dict[str, Any]]) -> Request:
 
 
 def _blocks(world: World, text: str) -> list[Block]:
-    roles = {world.role(name): name for name in (*world.family.components, *([SHARED] if len(world.family.components) > 1 else []))}
-    starts = [match for match in re.finditer("|".join(map(re.escape, roles)), text)]
+    roles = {
+        world.role(name): name
+        for name in (*world.family.components, *([SHARED] if len(world.family.components) > 1 else []))
+    }
+    starts = list(re.finditer("|".join(map(re.escape, roles)), text))
     ends = [match.start() for match in starts[1:]] + [len(text)]
     found = [_block(world, roles[m.group()], text[m.end() : end]) for m, end in zip(starts, ends, strict=True)]
-    templates = [block for block in found if block.template] or [block for block in found if block is not None]
+    templates = [block for block in found if block.template] or found
     same = [block for block in templates if block.role == templates[0].role]
     return list(dict.fromkeys(same))
 

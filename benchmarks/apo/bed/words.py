@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-ASPECTS: Final = tuple(
+_ASPECTS = (
     "dates units totals currency sources greeting rounding tables quotes names addresses codes deadlines risks limits "
     "fees taxes owners versions links colours sizes weights routes seats rooms shifts permits doses symptoms allergies "
     "brands models plates policies claims refunds invoices discounts orders parcels stocks suppliers meters tariffs "
-    "readings alarms tickets outages patches backups clauses parties damages penalties signatures exhibits grades topics "
-    "references equations proofs axioms margins captions headings footnotes".split()
+    "readings alarms tickets outages patches backups clauses parties damages penalties signatures exhibits grades "
+    "topics references equations proofs axioms margins captions headings footnotes"
 )
+ASPECTS: Final = tuple(_ASPECTS.split())
 """What an answer can get right or wrong. A rule is about one of them."""
 
 PHRASINGS: Final = (

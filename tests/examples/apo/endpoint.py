@@ -65,7 +65,7 @@ def _choose(prompt: str, rooms: list[dict[str, Any]]) -> str:
         if (room["free"] or not free)
         and room["seats"] >= people + spare
         and (not equipment or all(each in room["equipment"] for each in needs))
-        and (not steps or room["step_free"] or "wheelchair" not in prompt)
+        and (not steps or room["step_free"] or "uses a wheelchair" not in prompt)
     ]
     rng = random.Random(prompt)
     if not fitting:

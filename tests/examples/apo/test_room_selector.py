@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import agentlightning as agl
-from examples.apo.room_selector import parse_args, room_selector, tune, use_tool
+from examples.apo.room_selector import book, parse_args, tune, use_tool
 from examples.apo.rooms import NONE, ROOMS, judge, objections, requests, right_room
 
 from .endpoint import endpoint
@@ -62,9 +62,7 @@ def test_the_agent_uses_the_tool_and_keeps_to_its_prompt():
     tasks = requests("test", 12)
     with endpoint() as (url, calls):
         llm = agl.LLM(endpoint=url, model="agent")
-        template = agl.PromptTemplate(template=prompt)
-        with agl.OtelTracer().lifespan(), agl.OtelTracer().trace_context_sync("r", "a"):
-            rewards = [room_selector(task, template, llm) for task in tasks]
+        rewards = [judge(task, book(prompt.format(request=task["request"]), llm))[0] for task in tasks]
     assert rewards == [1.0] * len(tasks)
     assert calls["agent"] == 2 * len(tasks)
 

@@ -76,9 +76,14 @@ class VerlConfig(Section):
         return "cuda" if self.trainer.device != "cpu" and torch.cuda.is_available() else "cpu"
 
     def is_deterministic(self) -> bool:
-        """Whether equal runs write equal metrics: `agentlightning.deterministic`, by default yes on a CPU."""
+        """Whether equal runs write equal metrics: `agentlightning.deterministic`, by default yes on a CPU in fp32."""
         chosen = self.agentlightning.deterministic
-        return self.device() == "cpu" if chosen is None else chosen
+        return self.device() == "cpu" and self._is_exact() if chosen is None else chosen
+
+    def _is_exact(self) -> bool:
+        """Whether every policy is in fp32: in bf16 the rounding of a row may depend on the rows beside it."""
+        policies = self.policies().values()
+        return all(own.actor_rollout_ref.actor.fsdp_config.torch_name() == "float32" for own in policies)
 
 
 __all__ = [

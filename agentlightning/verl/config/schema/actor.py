@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from .base import Bound, Float, NonNegative, Positive, PositiveInt, Section, Share, choice
+from .base import Bound, Float, NonNegative, Positive, PositiveInt, Section, Share, Unbounded, choice
+from .model import Precision
 from .optim import Optim
 
 POLICY_LOSSES = (
@@ -100,7 +101,7 @@ class Actor(Section):
     """How far the probability ratio may go below 1."""
     clip_ratio_high: Bound = 0.2
     """How far the probability ratio may go above 1; larger than the lower bound is DAPO's clip-higher."""
-    clip_ratio_c: Annotated[Bound, Field(gt=1)] = 3.0
+    clip_ratio_c: Annotated[Unbounded, Field(gt=1)] = 3.0
     """Dual clip: bound of the ratio where the advantage is negative. In `dppo_*` the bound of every ratio."""
     tau_pos: Positive = 1.0
     """`sapo`: temperature of the gate where the advantage is positive."""
@@ -120,9 +121,11 @@ class Actor(Section):
     """Its estimate by token; with `+` the gradient is that of `k2`."""
     sppo_eta: NonNegative = 1.0
     """`sppo`: what the log-ratio of an answer should be, per unit of its reward above the soft mean."""
-    grad_clip: Annotated[Bound, Field(gt=0)] = 1.0
+    grad_clip: Annotated[Unbounded, Field(gt=0)] = 1.0
     """Largest norm of the gradient. verl's `optim.clip_grad` is read as this."""
     optim: Optim = Field(default_factory=Optim)
     """The optimizer and its schedule."""
     policy_loss: PolicyLoss = Field(default_factory=PolicyLoss)
     """The policy loss."""
+    fsdp_config: Precision = Field(default_factory=Precision)
+    """The policy's weights, which learner and engine share."""

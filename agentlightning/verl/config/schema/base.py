@@ -47,12 +47,13 @@ def _number(value: Any) -> Any:
     return value
 
 
-Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Unbounded = Annotated[float, BeforeValidator(_number)]
+"""A number, or `inf`: for what is cut off there, so that it is cut off nowhere."""
+Float = Annotated[Unbounded, Field(allow_inf_nan=False)]
 Positive = Annotated[Float, Field(gt=0)]
 NonNegative = Annotated[Float, Field(ge=0)]
 Share = Annotated[Float, Field(ge=0, le=1)]
-Bound = Annotated[float, BeforeValidator(_number), Field(ge=0)]
-"""Where something is cut off; `inf` is nowhere."""
+Bound = Annotated[Unbounded, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Limit = Annotated[int, Field(ge=-1)]

@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from .actor import LossAggMode
-from .base import Bound, Positive, PositiveInt, Section
-from .model import CriticModel
+from .base import Bound, Positive, PositiveInt, Section, Unbounded
+from .model import CriticModel, Precision
 from .optim import CriticOptim
 
 
@@ -33,5 +33,7 @@ class Critic(Section):
     """How token losses become one number; follows the actor's where it is not set."""
     loss_scale_factor: Positive | None = None
     """Divisor of `seq-mean-token-sum-norm`; follows the actor's where it is not set."""
-    grad_clip: Annotated[Bound, Field(gt=0)] = 1.0
+    grad_clip: Annotated[Unbounded, Field(gt=0)] = 1.0
     """Largest norm of the gradient. verl's `optim.clip_grad` is read as this."""
+    fsdp: Precision = Field(default_factory=Precision)
+    """The value model's weights; its head is always in fp32."""

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from .base import Count, PositiveInt, Section
+
+
+class Precision(Section):
+    """What the weights are kept in."""
+
+    model_dtype: Literal["fp32", "float32", "bf16", "bfloat16"] = "fp32"
+    """Precision of the weights; in bf16 the optimizer steps fp32 copies of those it trains."""
+
+    def torch_name(self) -> str:
+        """`float32` or `bfloat16`."""
+        return "float32" if self.model_dtype in ("fp32", "float32") else "bfloat16"
 
 
 class Loading(Section):

@@ -33,10 +33,10 @@ class Posterior:
         reserve: Share of the budget that is left for that.
     """
 
-    first: int = 8
+    first: int = 4
     top: int = 0
     more: int = 8
-    prior: float = 12.0
+    prior: float = 40.0
     finalists: int = 3
     reserve: float = 0.0
 
