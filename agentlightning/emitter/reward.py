@@ -30,6 +30,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound=SpanLike)
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Largest size of a reward: training computes in float32."""
 PRIMARY = "primary"
 """Name of the only dimension of a reward that was given as one number."""
 
@@ -51,7 +53,7 @@ def emit_reward(
 
     Raises:
         TypeError: a value is not a number.
-        RewardError: a value is NaN or infinite.
+        RewardError: a value is NaN, infinite or too large for float32.
         ValueError: `primary_key` is missing or unknown.
         RuntimeError: `propagate` and no attempt runs in this context.
     """
@@ -70,11 +72,11 @@ def reward_attributes(reward: float | Mapping[str, float], primary_key: str | No
 
 
 def reward_number(value: Any, name: str = "reward") -> float:
-    """`value` as a finite float.
+    """`value` as a float that is finite in float32, too.
 
     Raises:
         TypeError: it is not a number.
-        RewardError: it is NaN, infinite or too large for a float.
+        RewardError: it is NaN, infinite or too large for float32.
     """
     if not isinstance(value, (numbers.Real, np.bool_)):
         raise TypeError(f"`{name}` must be a number, not {type(value).__name__} ({value!r:.100})")
@@ -84,6 +86,8 @@ def reward_number(value: Any, name: str = "reward") -> float:
         number = math.inf
     if not math.isfinite(number):
         raise RewardError(f"`{name}` must be a finite number, not {value!r:.100}")
+    if abs(number) > LARGEST:
+        raise RewardError(f"`{name}` must be a finite number of at most {LARGEST:.1e} in size, not {value!r:.100}")
     return number
 
 
@@ -125,7 +129,7 @@ def get_reward_labels(span: SpanLike) -> dict[str, str]:
 def get_reward_value(span: SpanLike) -> float | None:
     """The primary reward of a span, or `None` if it is no reward span.
 
-    Spans may come from foreign programs: what is no finite number does not count as a reward.
+    Spans may come from foreign programs: what is no number that float32 holds does not count as a reward.
     """
     return _read(span, 0)
 
@@ -150,7 +154,7 @@ def find_final_reward(spans: Sequence[S]) -> float | None:
 
 def _read(span: SpanLike, index: int) -> float | None:
     value = (span.attributes or {}).get(reward_value_key(index))
-    return float(value) if isinstance(value, (bool, int, float)) and math.isfinite(value) else None
+    return float(value) if isinstance(value, (bool, int, float)) and abs(value) <= LARGEST else None
 
 
 def _dimensions(reward: Any, primary_key: str | None) -> list[tuple[str, float]]:

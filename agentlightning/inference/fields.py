@@ -19,7 +19,7 @@ MAX_CHOICES = 128
 """Most responses of one request (`n`)."""
 COMMON = frozenset(
     {
-        *("model", "temperature", "top_p", "max_tokens", "stop", "stop_token_ids", "seed", "n", "logprobs"),
+        *("model", "temperature", "top_p", "top_k", "max_tokens", "stop", "stop_token_ids", "seed", "n", "logprobs"),
         *("return_token_ids", "stream", "stream_options"),
     }
 )
@@ -32,7 +32,6 @@ NO_EFFECT = frozenset(
 """Fields that OpenAI's servers use for accounting, routing, caching and speed, or that only some models know; clients
 send them unasked, and here they don't change the answer."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "top_k": (-1, 0),
     "min_p": (0,),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
@@ -114,9 +113,11 @@ def sampling(fields: Json, *, max_tokens: int | None, top_logprobs: int, stop: t
         stop: Stop strings beside those of the request.
     """
     temperature, top_p = optional(fields, "temperature", float), optional(fields, "top_p", float)
+    top_k = optional(fields, "top_k", int)
     return SamplingParams(
         temperature=1.0 if temperature is None else temperature,
         top_p=1.0 if top_p is None else top_p,
+        top_k=0 if top_k in (None, -1) else top_k,  # -1 is vLLM's way to say all
         max_tokens=max_tokens,
         stop=(*list_of(fields, "stop", str), *stop),
         stop_token_ids=tuple(list_of(fields, "stop_token_ids", int)),

@@ -42,6 +42,8 @@ class SamplingParams:
     """Divides the logits; 0 takes the likeliest token."""
     top_p: float = 1.0
     """Only the likeliest tokens that together have this probability are drawn; ties at the border all are."""
+    top_k: int = 0
+    """Only the k likeliest tokens are drawn, of those that `top_p` leaves; ties at the border all are. 0: off."""
     max_tokens: int | None = None
     """Most tokens to sample, the end token included; `None`, or more than fits: as many as the context holds."""
     stop: tuple[str, ...] = ()
@@ -58,6 +60,8 @@ class SamplingParams:
             raise _refuse("temperature", self.temperature, "a number from 0 up")
         if not 0 < self.top_p <= 1:
             raise _refuse("top_p", self.top_p, "above 0 and at most 1")
+        if self.top_k < 0:
+            raise _refuse("top_k", self.top_k, "at least 1, or 0 for all tokens")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise _refuse("max_tokens", self.max_tokens, "at least 1")
         if not 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS:
@@ -89,7 +93,7 @@ class Generation:
     token_ids: Int32
     """(R,) every sampled token, the end token included."""
     logprobs: Float32
-    """(R,) natural logs at the sampling temperature, before top-p; at temperature 1 where `temperature` is 0."""
+    """(R,) natural logs at the sampling temperature, before top-p and top-k; at temperature 1 if `temperature` is 0."""
     finish_reason: Literal["stop", "length"]
     weights_version: int
     temperature: float
@@ -97,28 +101,28 @@ class Generation:
     """(R,) where `top_logprobs` asked for them; log-probs as in `logprobs`."""
 
 
-def sample(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def sample(
+    logits: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
     """Draw one token per row. What a row gets depends on that row alone, to the bit.
 
     Args:
         logits: (B, V) float32.
         temperature: (B,); 0 takes the likeliest token.
-        top_p: (B,) in (0, 1].
+        top_p: (B,) in (0, 1], of the whole distribution, whatever `top_k` is.
+        top_k: (B,) int64; 0 is off, 1 takes the likeliest token.
         uniform: (B,) in [0, 1).
 
     Returns:
-        (B,) token ids and (B,) their log-probs before top-p. Where logits are not numbers, neither is the log-prob.
+        (B,) token ids and (B,) their log-probs before top-p and top-k. Where logits are not numbers, nor is the log-prob.
     """
-    greedy = temperature == 0
-    logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, temperature)[:, None], dim=-1)
-    weights = logprobs.exp()
-    if bool((top_p < 1).any()):
-        weights = torch.where(weights >= _nucleus_border(weights, top_p)[:, None], weights, 0.0)
+    logprobs = torch.log_softmax(logits / torch.where(temperature == 0, 1.0, temperature)[:, None], dim=-1)
+    weights = _kept(logprobs.exp(), top_p, top_k)
     cumulative = weights.cumsum(dim=-1)
     aim = (uniform * cumulative[:, -1])[:, None]
     chosen = torch.searchsorted(cumulative, aim, right=True).clamp_(max=logits.shape[1] - 1)
     # Rounding can carry the aim to the very end, where a token of no weight may stand.
-    likeliest = greedy[:, None] | (weights.gather(1, chosen) == 0)
+    likeliest = ((temperature == 0) | (top_k == 1))[:, None] | (weights.gather(1, chosen) == 0)
     if bool(likeliest.any()):
         chosen = torch.where(likeliest, logits.argmax(dim=-1, keepdim=True), chosen)
     return chosen[:, 0], logprobs.gather(1, chosen)[:, 0]
@@ -138,6 +142,20 @@ def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, 
     logprobs = torch.log_softmax(logits / torch.where(temperature == 0, 1.0, temperature)[:, None], dim=-1)
     values, ids = logprobs.topk(min(count, logits.shape[1]), dim=-1)
     return ids, values
+
+
+def _kept(weights: Tensor, top_p: Tensor, top_k: Tensor) -> Tensor:
+    """(B, V) the probabilities with 0 for the tokens that top-p or top-k leaves out."""
+    borders: list[Tensor] = []
+    if bool((top_p < 1).any()):
+        borders.append(_nucleus_border(weights, top_p))
+    if most := int(top_k.max()):
+        ranked = weights.topk(min(most, weights.shape[1]), dim=-1).values
+        kth = ranked.gather(1, (top_k - 1).clamp(0, ranked.shape[1] - 1)[:, None])[:, 0]
+        borders.append(torch.where(top_k > 0, kth, 0.0))
+    for border in borders:
+        weights = torch.where(weights >= border[:, None], weights, 0.0)
+    return weights
 
 
 def _nucleus_border(weights: Tensor, top_p: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from .table import Int64, Request, SlotTable, Step
 
 WORTH_WAITING = 16
 """A request waits a step where another is about to compute at least this many more tokens that it can share."""
+DIVERGED = "the model's output is not a number"
+"""First words of the error of a request whose logits are not finite."""
 
 
 class Scheduler:
@@ -96,8 +98,10 @@ class Scheduler:
         logits = lm_logits(self._model, hidden[:padded]).float()
         temperature, top_p, uniform = np.ones((3, padded), np.float32)
         temperature[:rows], top_p[:rows] = table.temperature[:rows], table.top_p[:rows]
+        top_k = np.zeros(padded, np.int64)
+        top_k[:rows] = table.top_k[:rows]
         uniform[:rows] = table.uniforms[np.arange(rows), table.known[:rows]]
-        settings = (torch.from_numpy(x).to(device) for x in (temperature, top_p, uniform))
+        settings = (torch.from_numpy(x).to(device) for x in (temperature, top_p, top_k, uniform))
         chosen, logprobs = sample(logits, *settings)
         self._note_likeliest((table.top_logprobs[:rows] * step.complete).nonzero()[0], logits, temperature)
         return chosen[:rows].to("cpu", torch.int32).numpy(), logprobs[:rows].cpu().numpy()
@@ -127,7 +131,7 @@ class Scheduler:
         for at in done.nonzero()[0][::-1]:
             slot = int(grown[at])
             if broken[at]:
-                self._fail(slot, ModelError(f"the model's output is not a number: weights version {version} diverged"))
+                self._fail(slot, ModelError(f"{DIVERGED}: weights version {version} diverged"))
             else:
                 self._finish(slot, stopped=bool(stopped[at]), version=version)
 

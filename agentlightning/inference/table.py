@@ -83,6 +83,8 @@ class SlotTable:
         """When the slot's last request left it, by a clock that counts departures; 0: never."""
         self.temperature = np.ones(slots, np.float32)
         self.top_p = np.ones(slots, np.float32)
+        self.top_k = np.zeros(slots, np.int64)
+        """0: all tokens."""
         self.has_stop = np.zeros(slots, np.bool_)
         """True where the request has stop strings."""
         self.streams = np.zeros(slots, np.bool_)
@@ -142,6 +144,7 @@ class SlotTable:
         self.limit[slot] = request.limit
         self.temperature[slot] = params.temperature
         self.top_p[slot] = params.top_p
+        self.top_k[slot] = min(params.top_k, 2**31)
         self.has_stop[slot] = bool(params.stop)
         self.streams[slot] = request.inbox is not None
         self.top_logprobs[slot] = params.top_logprobs
@@ -171,7 +174,7 @@ class SlotTable:
             return
         self.pool.swap(one, other, int(self.stored[one]), int(self.stored[other]))
         for array in (
-            self.stored, self.known, self.limit, self.left, self.temperature, self.top_p, self.has_stop,
+            self.stored, self.known, self.limit, self.left, self.temperature, self.top_p, self.top_k, self.has_stop,
             self.streams, self.top_logprobs, self.stop_ids, self.tokens, self.logprobs, self.uniforms,
         ):  # fmt: skip
             array[[one, other]] = array[[other, one]]

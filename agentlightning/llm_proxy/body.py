@@ -47,10 +47,13 @@ def force_sampling(body: Json, forced: Mapping[str, Any], limits: Sequence[str])
 
     Args:
         body: The request.
-        forced: By OpenAI's chat names.
+        forced: By OpenAI's chat names; what is `None` is taken out of the request.
         limits: How the request's interface calls the bound, see `Interface.limits`.
     """
     for name, value in forced.items():
+        if value is None:
+            body.pop(name, None)
+            continue
         if name not in _BOUNDS:
             body[name] = value
             continue

@@ -41,6 +41,8 @@ class Collected:
     """What the policy answered to the same tasks when they were run the last time, where it was asked for."""
     torn: int = 0
     """Groups that failures tore."""
+    first_torn: Sample | None = None
+    """The first rollout that tore one."""
     silent: int = 0
     """Groups left out because their rollouts did not differ."""
     batches: int = 0
@@ -109,6 +111,7 @@ class Collector:
             idle = 0 if len(result.groups) > groups else idle + 1
             if not filters.enable or len(result.groups) >= wanted or self._exhausted(result, idle):
                 break
+        _tell_torn(result)
         if filters.enable:
             del result.groups[wanted:]
         if self._earlier:
@@ -150,15 +153,7 @@ class Collector:
                 on_progress=on_progress,
             )
             whole, torn = whole_groups(samples)
-            if torn:
-                first = next(sample for sample in samples if sample.torn)
-                logger.warning(
-                    "%d of %d groups are left out; rollout %s %s",
-                    torn,
-                    len(part),
-                    first.rollout.rollout_id,
-                    first.flaw,
-                )
+            result.first_torn = result.first_torn or next((sample for sample in samples if sample.torn), None)
             groups = [[sample for sample in group if not sample.greedy] for group in whole]
             kept = [group for group in groups if self._speaks(group)]
             result.samples += [sample for sample in samples if not sample.greedy]
@@ -248,3 +243,18 @@ def shaping(config: VerlConfig) -> Callable[[Episode], float] | None:
         return overlong_penalty(length, longest, buffer.len, buffer.penalty_factor)
 
     return penalty
+
+
+def _tell_torn(result: Collected) -> None:
+    """Say that groups are left out. Where none is left the step says why itself (`failures`)."""
+    first, others = result.first_torn, len(result.groups) + result.silent
+    if first is None or not others:
+        return
+    logger.warning(
+        "%d of %d groups %s left out; rollout %s %s",
+        result.torn,
+        result.torn + others,
+        "is" if result.torn == 1 else "are",
+        first.rollout.rollout_id,
+        first.flaw,
+    )

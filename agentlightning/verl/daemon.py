@@ -6,12 +6,12 @@ the agents, and where, it does not know.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentlightning.adapter import EpisodeAdapter
+from agentlightning.emitter.reward import LARGEST
 from agentlightning.semconv import LLM_CALL_NUMBER
 from agentlightning.store.base import LightningStore
 from agentlightning.types import (
@@ -105,7 +105,7 @@ class Sample:
             return f"has no number for a reward: {self.error}"
         for episode in episodes:
             if (name := _not_finite(episode)) is not None:
-                return f"has a reward ({name}) that is not finite"
+                return f"has a reward ({name}) that is not finite in float32"
         return None
 
 
@@ -255,10 +255,10 @@ class AgentModeDaemon(SteppedBatches):
 
 
 def _not_finite(episode: Episode) -> str | None:
-    """What among an episode's rewards is NaN or infinite."""
+    """What among an episode's rewards is NaN, infinite or too large for float32."""
     known = {"the final one": episode.reward, **episode.rewards}
     known |= {f"of turn {number}": turn.reward for number, turn in enumerate(episode.turns)}
-    return next((name for name, value in known.items() if value is not None and not math.isfinite(value)), None)
+    return next((name for name, value in known.items() if value is not None and not abs(value) <= LARGEST), None)
 
 
 def _error(rollout: Rollout) -> str | None:

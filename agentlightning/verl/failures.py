@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from agentlightning.inference.scheduler import DIVERGED
 from agentlightning.types import TrainingError
 
 from .collect import Collected
@@ -18,6 +19,11 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILED_STEPS = 2
 """Steps in a row in which no group could be trained because of failures, after which the run stops."""
+_CALMER = (
+    "lower `actor_rollout_ref.actor.optim.lr`, or `actor_rollout_ref.actor.grad_clip`, and begin anew or from an earlier "
+    "checkpoint"
+)
+"""What to do where the weights diverged."""
 
 
 class FailedSteps:
@@ -42,9 +48,19 @@ class FailedSteps:
             return
         self._in_a_row += 1
         reason = _why_nothing_is_learned(samples)
-        if self._in_a_row >= MAX_FAILED_STEPS or last:
-            raise TrainingError(f"nothing could be learned in {self._in_a_row} steps in a row: {reason}")
+        # Weights that are no numbers never are again.
+        if self._in_a_row >= MAX_FAILED_STEPS or last or DIVERGED in reason:
+            steps = "this step" if self._in_a_row == 1 else f"{self._in_a_row} steps in a row"
+            raise TrainingError(f"nothing could be learned in {steps}: {reason}")
         logger.warning("nothing could be learned in this step: %s", reason)
+
+
+def _share(failed: int, rollouts: int) -> str:
+    return "the only rollout" if rollouts == 1 else f"{failed} of {rollouts} rollouts"
+
+
+def _those(count: int, failed: int) -> str:
+    return "" if count == failed else f", {count} of them"
 
 
 def _why_nothing_is_learned(samples: Sequence[Sample]) -> str:
@@ -52,7 +68,8 @@ def _why_nothing_is_learned(samples: Sequence[Sample]) -> str:
     episodes = [episode for sample in samples for episode in sample.episodes.values()]
     if errors:
         reason, count = errors.most_common(1)[0]
-        return f"{errors.total()} of {len(samples)} rollouts failed, {count} of them with: {reason}"
+        mend = f"; {_CALMER}" if DIVERGED in reason else ""
+        return f"{_share(errors.total(), len(samples))} failed{_those(count, errors.total())} with: {reason}{mend}"
     if all(not episode.turns and not episode.missing_token_ids for episode in episodes):
         if any(sample.called for sample in samples):
             return (

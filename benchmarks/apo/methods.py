@@ -85,7 +85,13 @@ GEPA_GRID: Final[tuple[Settings, ...]] = (
     {"val": 16, "reflection_minibatch_size": 5},
     {"val": 16, "candidate_selection_strategy": "current_best", "reflection_minibatch_size": 5},
     {"use_merge": True},
-    {"val": 10, "reflection_minibatch_size": 3},
+    {"val": 10},
+    {"val": 24},
+    {"val": 16, "acceptance_criterion": "improvement_or_equal"},
+    {"val": 16, "use_merge": True},
+    {"val": 16, "reflection_minibatch_size": 2},
+    {"val": 16, "candidate_selection_strategy": "top_k_pareto"},
+    {"val": 16, "candidate_selection_strategy": "epsilon_greedy"},
 )
 BEST_UPSTREAM: Final[dict[int, Settings]] = dict.fromkeys(BUDGETS, UPSTREAM_GRID[3])
 BEST_GEPA: Final[dict[int, Settings]] = dict.fromkeys(BUDGETS, GEPA_GRID[5])

@@ -3,10 +3,9 @@
     export OPENAI_API_KEY=... OPENAI_BASE_URL=...          # critic and editor: any OpenAI-compatible endpoint
     python -m examples.calc.alternate --run both
 
-The model is the tiny one of `train.py`, which knows bare questions and gets a prompt around them. First the prompt is
-tuned
-with the weights as they are, then the weights are trained with the best prompt, and once more. One store holds all of
-it; a run that was killed goes on with `--resume`.
+The model is the tiny one of `train.py`, which knows bare questions; here it gets a prompt around them. First the prompt
+is tuned with the weights as they are, then the weights are trained with the best prompt, and once more. One store holds
+all of it; a run that was killed goes on with `--resume`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from agentlightning.emitter import (
     get_rewards_from_span,
     is_reward_span,
 )
-from agentlightning.types import SpanCoreFields
+from agentlightning.types import RewardError, SpanCoreFields
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,17 @@ def test_attributes_ride_along_and_never_replace_the_reward():
 def test_a_number_that_is_not_finite_is_refused(value: Any):
     with pytest.raises(ValueError, match=r"`reward` must be a finite number, not"):
         emit_reward(value, propagate=False)
+
+
+@pytest.mark.parametrize("value", [1e300, -1e39, 3.5e38])
+def test_a_number_that_float32_cannot_hold_is_refused(value: float):
+    with pytest.raises(RewardError, match=r"`reward` must be a finite number of at most 3\.4e\+38 in size, not"):
+        emit_reward(value, propagate=False)
+
+
+def test_the_largest_number_of_float32_is_a_reward():
+    largest = float(np.finfo(np.float32).max)
+    assert get_reward_value(emit_reward(-largest, propagate=False)) == -largest
 
 
 @pytest.mark.parametrize("value", ["1.0", None, [1.0], 1j])
@@ -84,7 +95,7 @@ def test_the_final_reward_is_the_last_one():
     assert get_rewards_from_span(other) == []
 
 
-@pytest.mark.parametrize("value", ["1.0", math.nan, [1.0]])
+@pytest.mark.parametrize("value", ["1.0", math.nan, 1e300, [1.0]])
 def test_foreign_spans_with_a_reward_that_is_no_number_do_not_count(value: Any):
     span = SpanCoreFields(name="x", attributes={"agentlightning.reward.0.value": value})
     assert get_reward_value(span) is None

@@ -28,6 +28,7 @@ def test_every_honoured_field_arrives() -> None:
             "tool_choice": "auto",
             "temperature": 0,
             "top_p": 0.5,
+            "top_k": 6,
             "max_tokens": 9,
             "max_completion_tokens": 7,
             "stop": "\n",
@@ -42,7 +43,7 @@ def test_every_honoured_field_arrives() -> None:
         }
     )
     params = request.params
-    assert (params.temperature, params.top_p, params.max_tokens) == (0, 0.5, 7)
+    assert (params.temperature, params.top_p, params.top_k, params.max_tokens) == (0, 0.5, 6, 7)
     assert (params.stop, params.stop_token_ids, params.seed, params.top_logprobs) == (("\n",), (3,), 11, 4)
     assert (request.model, request.n, request.logprobs, request.return_token_ids) == ("m", 3, True, True)
     assert request.tools == [TOOL]
@@ -68,7 +69,6 @@ def test_null_is_absent_and_neutral_values_ask_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("top_k", 5),
         ("min_p", 0.1),
         ("presence_penalty", 0.5),
         ("frequency_penalty", -0.5),
@@ -96,6 +96,8 @@ def test_what_the_engine_cannot_do_is_refused_by_name(field: str, value: Any) ->
         ("temperature", -1),
         ("temperature", 10**400),
         ("top_p", 0),
+        ("top_k", -2),
+        ("top_k", 1.5),
         ("max_tokens", 0),
         ("max_tokens", 1.5),
         ("max_completion_tokens", "10"),

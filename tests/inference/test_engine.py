@@ -61,6 +61,29 @@ def test_logprobs_equal_a_fresh_forward(start: Start, model: Any, slots: int, bu
         np.testing.assert_allclose(got.logprobs, fresh_logprobs(model, got, params.temperature), atol=1e-5, rtol=0)
 
 
+def test_top_k_is_each_requests_own(start: Start, model: Any) -> None:
+    """Requests come and go, so slots are swapped; log-probs stay those of the whole distribution."""
+    ks = (0, 1, 3)
+    requests = [
+        (prompt, SamplingParams(top_k=ks[at % 3], max_tokens=4 + at % 5, seed=at)) for at, prompt in enumerate(prompts(18))
+    ]
+    unlikely = 0
+    for (_, params), got in zip(requests, answers(start(model, max_slots=5), requests), strict=True):
+        ids = torch.from_numpy(np.concatenate([got.prompt_ids, got.token_ids])).long()
+        logits = model(ids[None], use_cache=False).logits[0, len(got.prompt_ids) - 1 : -1]
+        ranks = (logits > logits.gather(1, ids[len(got.prompt_ids) :, None])).sum(1)
+        assert params.top_k == 0 or int(ranks.max()) < params.top_k
+        unlikely += int((ranks >= 3).sum())
+        np.testing.assert_allclose(got.logprobs, fresh_logprobs(model, got, 1.0), atol=1e-5, rtol=0)
+    assert unlikely, "without top_k other tokens come, too"
+
+
+def test_a_huge_top_k_is_all_tokens(start: Start, model: Any) -> None:
+    (prompt,) = prompts(1)
+    wide, every = answers(start(model), [(prompt, SamplingParams(top_k=k, max_tokens=6, seed=1)) for k in (10**30, 0)])
+    assert wide.token_ids.tolist() == every.token_ids.tolist()
+
+
 def test_greedy_is_the_argmax_of_a_fresh_forward(start: Start, model: Any) -> None:
     requests = [(prompt, SamplingParams(temperature=0, max_tokens=12)) for prompt in prompts(6)]
     for got in answers(start(model), requests):

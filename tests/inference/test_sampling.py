@@ -16,11 +16,12 @@ from agentlightning.types import RequestError
 
 
 def draw(
-    logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor
+    logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor, top_k: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     rows = len(uniform)
     full = logits.expand(rows, -1)
-    ids, logprobs = sample(full, torch.full((rows,), temperature), torch.full((rows,), top_p), uniform)
+    settings = torch.full((rows,), temperature), torch.full((rows,), top_p), torch.full((rows,), top_k)
+    ids, logprobs = sample(full, *settings, uniform)
     return ids.numpy(), logprobs.numpy()
 
 
@@ -60,6 +61,41 @@ def test_top_p_keeps_the_smallest_set_that_is_enough(vocabulary: int, spread: fl
     assert len(set(ids.tolist())) <= kept + 1
 
 
+GRID = (torch.arange(2_000) + 0.5) / 2_000
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 64, 70])
+def test_top_k_draws_the_k_likeliest_in_their_proportion(k: int) -> None:
+    logits = torch.randn(70, generator=torch.Generator().manual_seed(3))
+    ids, logprobs = draw(logits, 0.8, 1.0, GRID, k)
+    probabilities = torch.softmax(logits / 0.8, -1)
+    kept = torch.zeros(70).scatter(0, probabilities.topk(k).indices, 1.0) * probabilities
+    np.testing.assert_allclose(np.bincount(ids, minlength=70) / 2_000, kept / kept.sum(), atol=1e-3)
+    np.testing.assert_allclose(logprobs, probabilities.log()[ids].numpy(), rtol=1e-5)
+
+
+def test_a_k_larger_than_the_vocabulary_leaves_all_tokens() -> None:
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    assert draw(logits, 1.0, 1.0, GRID, 99)[0].tolist() == draw(logits, 1.0, 1.0, GRID)[0].tolist()
+
+
+def test_top_k_of_one_takes_the_likeliest_also_where_two_are() -> None:
+    logits = torch.tensor([0.0, 3.0, -1.0, 3.0])
+    assert set(draw(logits, 1.7, 1.0, GRID, 1)[0].tolist()) == {1}
+    assert draw(logits, 0.0, 1.0, GRID, 1)[0].tolist() == draw(logits, 0.0, 1.0, GRID, 3)[0].tolist()
+
+
+def test_ties_at_the_border_of_top_k_all_stay() -> None:
+    logits = torch.tensor([0.0, 1.0, 3.0, 1.0, 1.0])
+    assert set(draw(logits, 1.0, 1.0, GRID, 2)[0].tolist()) == {1, 2, 3, 4}
+
+
+def test_of_top_p_and_top_k_the_narrower_counts() -> None:
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+    for top_p, top_k, kept in ((0.65, 3, 2), (0.65, 1, 1), (0.95, 3, 3), (1.0, 3, 3), (0.65, 0, 2)):
+        assert set(draw(logits, 1.0, top_p, GRID, top_k)[0].tolist()) == set(range(kept)), (top_p, top_k)
+
+
 def test_the_ends_of_the_unit_interval_give_tokens_that_have_weight() -> None:
     logits = torch.tensor([-math.inf, 1.0, 0.5, -math.inf])
     ids, logprobs = draw(logits, 1.0, 1.0, torch.tensor([0.0, 1 - 2**-24]))
@@ -70,13 +106,14 @@ def test_the_ends_of_the_unit_interval_give_tokens_that_have_weight() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_logits_that_are_not_numbers_give_such_logprobs(bad: float) -> None:
     logits = torch.stack([torch.zeros(4), torch.tensor([0.0, bad, 0.0, 0.0])])
-    _, logprobs = sample(logits, torch.ones(2), torch.ones(2), torch.tensor([0.5, 0.5]))
+    _, logprobs = sample(logits, torch.ones(2), torch.ones(2), torch.zeros(2).long(), torch.tensor([0.5, 0.5]))
     assert np.isfinite(logprobs.numpy()).tolist() == [True, False]
 
 
 row = st.tuples(
-    st.sampled_from([0.0, 0.5, 1.0, 1.7]), st.sampled_from([0.3, 0.9, 1.0]), st.floats(0, 1 - 2**-24, width=32)
-)
+    st.sampled_from([0.0, 0.5, 1.0, 1.7]), st.sampled_from([0.3, 0.9, 1.0]), st.sampled_from([0, 1, 3, 400]),
+    st.floats(0, 1 - 2**-24, width=32),
+)  # fmt: skip
 
 
 @settings(deadline=None, max_examples=60)
@@ -84,10 +121,10 @@ row = st.tuples(
     rows=st.lists(row, min_size=1, max_size=20), vocabulary=st.sampled_from([7, 64, 333, 1500]), seed=st.integers(0, 99)
 )
 def test_a_row_depends_on_nothing_but_itself(
-    rows: list[tuple[float, float, float]], vocabulary: int, seed: int
+    rows: list[tuple[float, float, int, float]], vocabulary: int, seed: int
 ) -> None:
     logits = torch.randn(len(rows), vocabulary, generator=torch.Generator().manual_seed(seed)) * 3
-    columns = [torch.tensor(column, dtype=torch.float32) for column in zip(*rows, strict=True)]
+    columns = [torch.tensor(column) for column in zip(*rows, strict=True)]
     ids, logprobs = sample(logits, *columns)
     for at in range(len(rows)):
         alone, its_logprob = sample(logits[at : at + 1], *(column[at : at + 1] for column in columns))
@@ -110,6 +147,7 @@ def test_uniforms_follow_the_seed() -> None:
         ("top_p", 0.0),
         ("top_p", 1.01),
         ("top_p", math.nan),
+        ("top_k", -1),
         ("max_tokens", 0),
         ("max_tokens", -5),
         ("stop", ("x",) * 17),

@@ -72,6 +72,8 @@ async def test_without_a_seed_nothing_is_set(
         ("train", {"max_completion_tokens": 500}, {"temperature": 1.0, "max_completion_tokens": 64}),
         ("train", {"max_completion_tokens": -1}, {"temperature": 1.0, "max_completion_tokens": 64}),
         ("val", {"temperature": 0.7, "top_p": 0.9}, {"temperature": 0.0, "top_p": 0.9}),
+        ("val", {"extra_body": {"top_k": 5}}, {"temperature": 0.0}),
+        ("train", {"extra_body": {"top_k": 5}}, {"temperature": 1.0, "max_tokens": 64, "top_k": 5}),
         ("test", {"temperature": 0.7}, {"temperature": 0.7}),
         (None, {"temperature": 0.7}, {"temperature": 0.7}),
     ],
@@ -79,7 +81,10 @@ async def test_without_a_seed_nothing_is_set(
 async def test_sampling_parameters_are_forced_by_mode(
     proxy: LLMProxy, store: InMemoryLightningStore, backend: LocalBackend, mode: Any, asked: Any, expected: Any
 ) -> None:
-    proxy.sampling_parameters = {"train": {"temperature": 1.0, "max_tokens": 64}, "val": {"temperature": 0.0}}
+    proxy.sampling_parameters = {
+        "train": {"temperature": 1.0, "max_tokens": 64},
+        "val": {"temperature": 0.0, "top_k": None},  # `None` takes it out
+    }
     async with client_for(proxy, await store.start_rollout("a task", mode=mode)) as client:
         await client.chat.completions.create(model="tiny", messages=QUESTION, **asked)
     assert backend.bodies == [{"model": "tiny", "messages": QUESTION, **expected}]

@@ -15,7 +15,7 @@ from typing import Any
 
 from agentlightning.adapter import TraceToMessages
 from agentlightning.algorithm.base import Algorithm
-from agentlightning.types import ConfigError, Dataset, DatasetError, NamedResources, PromptTemplate
+from agentlightning.types import AgentLightningError, ConfigError, Dataset, DatasetError, NamedResources, PromptTemplate
 from agentlightning.utils.seeds import stable_seed
 
 from .budget import Budget, BudgetSpent, Ledger
@@ -207,8 +207,8 @@ class APO(Algorithm):
         report = 2 * len(self.test_dataset or ())
         if self.budget.rollouts is not None and self.budget.rollouts <= report:
             raise ConfigError(
-                f"`budget` has {self.budget.rollouts} rollouts and the report on `test_dataset` takes {report}: none are "
-                "left to tune with; raise the budget or give fewer test tasks"
+                f"`budget` has {self.budget.rollouts} rollouts and the report on `test_dataset` takes {report}: "
+                "none are left to tune with; raise the budget or give fewer test tasks"
             )
 
     def check_resume(self, recorded: Mapping[str, Any]) -> None:
@@ -280,8 +280,13 @@ class APO(Algorithm):
                 if report is not None:
                     report.update(state)
 
-            self.reason = await optimise(self.state, plan, on_round=on_round)
-            await self._measure(self.state)
+            try:
+                self.reason = await optimise(self.state, plan, on_round=on_round)
+                await self._measure(self.state)
+            except AgentLightningError as error:
+                if report is not None:
+                    report.finish(self.state, f"error: {error}")
+                raise
             facts = facts_of(self.state, self.describe(), self.reason)
             if report is not None:
                 facts = report.finish(self.state, self.reason)

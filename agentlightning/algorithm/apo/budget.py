@@ -186,9 +186,14 @@ class Ledger:
     @property
     def knows_a_rollout(self) -> bool:
         """Whether it can be told what a rollout may take. If not, one must be run alone first."""
-        needed = [(self.budget.llm_calls, self.budget.rollout_calls), (self.budget.tokens, self.budget.rollout_tokens)]
-        needed.append((self.budget.cost, self.budget.rollout_cost))  # type: ignore[arg-type]  # floats, here as good
-        return bool(self._seen) or all(limit is None or declared is not None for limit, declared in needed)
+        return bool(self._seen) or not self.counts_calls_of_agents
+
+    @property
+    def counts_calls_of_agents(self) -> bool:
+        """Whether a limit depends on what agents' calls are on record."""
+        limited = [(self.budget.llm_calls, self.budget.rollout_calls), (self.budget.tokens, self.budget.rollout_tokens)]
+        limited.append((self.budget.cost, self.budget.rollout_cost))  # type: ignore[arg-type]  # floats, here as good
+        return any(limit is not None and declared is None for limit, declared in limited)
 
     def room(self) -> int:
         """How many more rollouts can be paid now, beside those that are held; `sys.maxsize` without a limit."""

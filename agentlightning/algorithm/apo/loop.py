@@ -76,10 +76,12 @@ async def _jobs(state: State, plan: Plan, batches: Batches | None) -> list[Job]:
         return [Job(number, parent, _component(state, number), ()) for number, parent in enumerate(parents)]
     dealt = deal(batches, [parent.id for parent in parents], plan.share)
     tried = [[(parent, Place("train", task)) for task in own] for parent, own in zip(parents, dealt, strict=True)]
+    while len(tried) > 1 and state.trials.new([each for own in tried for each in own]) > state.trials.room():
+        tried.pop()  # of a round that can't be paid whole, what can
     rest = iter(await state.trials.run([each for own in tried for each in own]))
     return [
         Job(number, parent, _component(state, number), [next(rest) for _ in own])
-        for number, (parent, own) in enumerate(zip(parents, tried, strict=True))
+        for number, (parent, own) in enumerate(zip(parents, tried, strict=False))
     ]
 
 

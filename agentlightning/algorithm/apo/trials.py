@@ -17,6 +17,7 @@ from agentlightning.adapter import TraceToMessages
 from agentlightning.store.base import LightningStore
 from agentlightning.types import (
     AttemptedRollout,
+    ConfigError,
     Dataset,
     DatasetError,
     EnqueueRolloutRequest,
@@ -88,6 +89,8 @@ class Trials:
         self._done: dict[str, dict[Place, Outcome]] = {}
         self._recalled: dict[Key, Outcome] = {}
         """Paid before this process began, and not asked for yet: it counts when it is, as if it were run then."""
+        self._checked = False
+        """Whether it was seen that the agents' LLM calls are on record."""
         self._served: dict[str, str] = {}
         """Candidate key -> id of its resources."""
 
@@ -172,6 +175,25 @@ class Trials:
         for (prompts, place), outcome in await self._outcomes(await self._wait(list(queued))):
             self._ledger.rollout_done(outcome)
             self._done.setdefault(prompts, {})[place] = outcome
+        self._check_recorded()
+
+    def _check_recorded(self) -> None:
+        """Say once, after the first rollouts that succeeded, if there is no LLM call of theirs on record."""
+        ended = [outcome for known in self._done.values() for outcome in known.values() if not outcome.failed]
+        if self._checked or not ended:
+            return
+        self._checked = True
+        if any(outcome.calls for outcome in ended):
+            return
+        mend = "run them through the gateway (`Trainer(llm_proxy=...)`) or `tracer=OtelTracer(instrument=['openai'])`"
+        if self._ledger.counts_calls_of_agents:
+            raise ConfigError(
+                "the budget limits `llm_calls`, `tokens` or `cost`, and none of the agents' LLM calls are on record; "
+                f"{mend}, or say what one rollout takes (`rollout_calls`, `rollout_tokens`, `rollout_cost`)"
+            )
+        logger.warning(
+            "the critic sees only rewards and feedback, for no LLM call of the agents is on record: %s", mend
+        )
 
     async def _wait(self, queued: Sequence[Rollout]) -> list[Rollout]:
         ids = [rollout.rollout_id for rollout in queued]

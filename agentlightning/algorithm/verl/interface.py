@@ -327,12 +327,14 @@ class VERL(Algorithm):
             "train": {
                 "temperature": rollout.temperature if rollout.do_sample else 0.0,
                 "top_p": rollout.top_p,
+                "top_k": rollout.top_k if rollout.top_k > 0 else None,
                 "max_tokens": longest,
             },
             "greedy": {"temperature": 0.0, "top_p": 1.0, "max_tokens": longest},
             "val": {
                 "temperature": val.temperature if val.do_sample else 0.0,
                 "top_p": val.top_p,
+                "top_k": val.top_k if val.top_k > 0 else None,
                 "max_tokens": longest,
             },
         }

@@ -195,6 +195,14 @@ def remarks(config: VerlConfig) -> Iterator[Note]:
             "greedy answers to one task are all the same",
             f"set `{_ROLLOUT}.val_kwargs.do_sample` and a temperature",
         )
+    if actor.fsdp_config.torch_name() != "float32" and not config.algorithm.rollout_correction.bypass_mode:
+        yield Note(
+            f"{_ACTOR}.fsdp_config.model_dtype",
+            actor.fsdp_config.model_dtype,
+            "info",
+            "engine and learner round apart, so old log-probs are computed anew in each step",
+            "set `algorithm.rollout_correction.bypass_mode` to take the recorded ones",
+        )
     yield from _loss_remarks(config)
 
 

@@ -211,7 +211,7 @@ TABLE = (
         "`trainer.logger` has none that shows text and is installed, such as tensorboard",
     ),
     Unread(
-        ("actor_rollout_ref.rollout.val_kwargs.{temperature,top_p}",),
+        ("actor_rollout_ref.rollout.val_kwargs.{temperature,top_p,top_k}",),
         lambda c: c.actor_rollout_ref.rollout.val_kwargs.do_sample,
         "`actor_rollout_ref.rollout.val_kwargs.do_sample` is False: validation is greedy",
     ),

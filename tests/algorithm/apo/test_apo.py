@@ -81,7 +81,7 @@ def test_the_lineage_does_not_depend_on_the_number_of_runners(endpoint: Endpoint
 
 @pytest.mark.parametrize("preset", ["protegi", "gepa", "auto"])
 def test_every_preset_makes_the_prompt_better(endpoint: Endpoint, tmp_path: Path, preset: str) -> None:
-    reflecting = preset != "protegi"
+    reflecting = preset == "gepa"
 
     def answer(body: dict[str, Any]) -> str:
         """A model that reflects is critic and editor at once."""
@@ -249,6 +249,13 @@ def test_what_can_not_work_is_said_before_anything_is_paid(
         tune(tmp_path / "run", endpoint.url, **settings)
     assert not endpoint.bodies
     assert not (tmp_path / "run").exists()
+
+
+def test_a_limit_on_tokens_needs_agents_whose_calls_are_on_record(endpoint: Endpoint, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none of the agents' LLM calls are on record"):
+        tune(tmp_path / "run", endpoint.url, budget={"tokens": 10_000})
+    apo = tune(tmp_path / "declared", endpoint.url, budget={"llm_calls": 30, "rollout_calls": 1}, test_dataset=None)
+    assert 0 < len(endpoint.bodies) == state_of(apo).ledger.spent.llm_calls <= 30
 
 
 def test_without_a_prompt_there_is_nothing_to_tune(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import Float, NonNegative, PositiveInt, Section
+from .base import Float, Limit, NonNegative, PositiveInt, Section
 
 TopP = Annotated[Float, Field(gt=0, le=1)]
 
@@ -18,8 +18,8 @@ class ValKwargs(Section):
     """Sampling temperature; 0 is greedy."""
     top_p: TopP = 1.0
     """Sample from the smallest set of tokens with this probability."""
-    top_k: Literal[-1] = -1
-    """Sample from the k likeliest tokens; -1 is all."""
+    top_k: Limit = -1
+    """Sample from the k likeliest tokens; -1 or 0 is all."""
     n: PositiveInt = 1
     """Rollouts per validation task."""
     do_sample: bool = False
@@ -44,8 +44,8 @@ class Rollout(Section):
     """Sampling temperature of training rollouts; log-probs are taken at it."""
     top_p: TopP = 1.0
     """Sample from the smallest set of tokens with this probability."""
-    top_k: Literal[-1] = -1
-    """Sample from the k likeliest tokens; -1 is all."""
+    top_k: Limit = -1
+    """Sample from the k likeliest tokens; -1 or 0 is all."""
     do_sample: Literal[True] = True
     """Training compares different answers to one task, so it samples."""
     max_num_seqs: PositiveInt = 256
