@@ -101,9 +101,7 @@ class Generation:
     """(R,) where `top_logprobs` asked for them; log-probs as in `logprobs`."""
 
 
-def sample(
-    logits: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, uniform: Tensor
-) -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one token per row. What a row gets depends on that row alone, to the bit.
 
     Args:
@@ -114,7 +112,8 @@ def sample(
         uniform: (B,) in [0, 1).
 
     Returns:
-        (B,) token ids and (B,) their log-probs before top-p and top-k. Where logits are not numbers, nor is the log-prob.
+        (B,) token ids and (B,) their log-probs before top-p and top-k. Where logits are not numbers, neither is the
+        log-prob.
     """
     logprobs = torch.log_softmax(logits / torch.where(temperature == 0, 1.0, temperature)[:, None], dim=-1)
     weights = _kept(logprobs.exp(), top_p, top_k)

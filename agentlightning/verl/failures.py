@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 MAX_FAILED_STEPS = 2
 """Steps in a row in which no group could be trained because of failures, after which the run stops."""
 _CALMER = (
-    "lower `actor_rollout_ref.actor.optim.lr`, or `actor_rollout_ref.actor.grad_clip`, and begin anew or from an earlier "
-    "checkpoint"
+    "lower `actor_rollout_ref.actor.optim.lr`, or `actor_rollout_ref.actor.grad_clip`, and begin anew or from an "
+    "earlier checkpoint"
 )
 """What to do where the weights diverged."""
 

@@ -94,7 +94,12 @@ GEPA_GRID: Final[tuple[Settings, ...]] = (
     {"val": 16, "candidate_selection_strategy": "epsilon_greedy"},
 )
 BEST_UPSTREAM: Final[dict[int, Settings]] = dict.fromkeys(BUDGETS, UPSTREAM_GRID[3])
-BEST_GEPA: Final[dict[int, Settings]] = dict.fromkeys(BUDGETS, GEPA_GRID[5])
+BEST_GEPA: Final[dict[int, Settings]] = {
+    150: {"val": 16},
+    300: {"val": 16, "use_merge": True},
+    600: {"val": 16, "use_merge": True},
+    1232: {"val": 16, "reflection_minibatch_size": 2},
+}
 
 METHODS: Final = {
     method.name: method

@@ -65,7 +65,8 @@ def test_top_k_is_each_requests_own(start: Start, model: Any) -> None:
     """Requests come and go, so slots are swapped; log-probs stay those of the whole distribution."""
     ks = (0, 1, 3)
     requests = [
-        (prompt, SamplingParams(top_k=ks[at % 3], max_tokens=4 + at % 5, seed=at)) for at, prompt in enumerate(prompts(18))
+        (prompt, SamplingParams(top_k=ks[at % 3], max_tokens=4 + at % 5, seed=at))
+        for at, prompt in enumerate(prompts(18))
     ]
     unlikely = 0
     for (_, params), got in zip(requests, answers(start(model, max_slots=5), requests), strict=True):

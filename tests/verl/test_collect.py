@@ -13,6 +13,7 @@ from agentlightning.types import TrainingError
 from agentlightning.verl.collect import Collected, Collector, shaping
 from agentlightning.verl.config import VerlConfig, load_config
 from agentlightning.verl.daemon import Sample
+from agentlightning.verl.failures import FailedSteps
 from agentlightning.verl.tasks import TaskOrder
 
 from .rollouts import call, one_turn, sample
@@ -99,7 +100,17 @@ def test_a_torn_group_is_counted_and_told(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.WARNING):
         found = collect(collector(config(), make))
     assert (tasks_of(found), found.torn, len(found.samples)) == ([0], 1, 4)
-    assert "1 of 2 groups are left out; rollout ro-1-1-0 has a reward (the final one) that is not finite" in caplog.text
+    assert "1 of 2 groups is left out; rollout ro-1-1-0 has a reward (the final one) that is not finite" in caplog.text
+
+
+@pytest.mark.parametrize("number", [float("nan"), 1e300])
+def test_where_every_group_is_torn_the_step_says_so_once(number: float, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = collect(collector(config(), lambda task, draw, at: one_turn(task, at, number)))
+        FailedSteps().count(found, last=False)
+    assert (found.groups, found.torn) == ([], 2)
+    (record,) = caplog.records
+    assert record.message.startswith("nothing could be learned in this step: the rewards are not finite")
 
 
 def test_dynamic_sampling_draws_until_the_batch_is_full_and_drops_the_surplus() -> None:

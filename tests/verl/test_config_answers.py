@@ -56,7 +56,6 @@ def test_any_other_value_is_answered_or_refused():
         "actor_rollout_ref.actor.checkpoint.load_contents=[model]",
         "actor_rollout_ref.model.external_lib=my_models",
         "actor_rollout_ref.model.lora.rank=8",
-        "actor_rollout_ref.rollout.top_k=20",
         "actor_rollout_ref.rollout.do_sample=false",
         "actor_rollout_ref.rollout.ignore_eos=true",
         "actor_rollout_ref.rollout.logprobs_mode=raw_logprobs",

@@ -318,6 +318,18 @@ def test_remarks():
         "critic.enable": "info"
     }
     assert kinds(load(f"{LOSS}.loss_mode=gspo")) == {f"{ACTOR}.loss_agg_mode": "info"}
+    (half,) = load(f"{ACTOR}.fsdp_config.model_dtype=bf16").notes
+    assert (half.kind, "computed anew in each step" in half.instead) == ("info", True)
+    assert load(f"{ACTOR}.fsdp_config.model_dtype=bf16", f"{CORRECTION}.bypass_mode=true").notes == []
+
+
+def test_precision_is_fp32_or_bf16_and_only_fp32_promises_equal_runs():
+    for word, name in (("fp32", "float32"), ("float32", "float32"), ("bf16", "bfloat16"), ("bfloat16", "bfloat16")):
+        found = load(f"{ACTOR}.fsdp_config.model_dtype={word}", "trainer.device=cpu").config
+        assert found.actor_rollout_ref.actor.fsdp_config.torch_name() == name
+        assert found.is_deterministic() is (name == "float32")
+    with pytest.raises(ConfigError, match=r"model_dtype` is 'fp16'.*'bf16'"):
+        load(f"{ACTOR}.fsdp_config.model_dtype=fp16")
 
 
 def test_both_spellings_of_dapos_keys_reach_the_same():

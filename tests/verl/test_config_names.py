@@ -128,7 +128,8 @@ def test_verl_takes_any_name_below_some_keys_only():
 def test_every_field_with_a_choice_is_read_somewhere():
     package = Path(agentlightning.__file__).parent
     sources = [path.read_text() for path in package.rglob("*.py") if package / "verl" / "config" not in path.parents]
-    code = "\n".join([*sources, (package / "verl" / "config" / "schema" / "__init__.py").read_text()])
+    schema = package / "verl" / "config" / "schema"
+    code = "\n".join([*sources, *((schema / name).read_text() for name in ("__init__.py", "model.py"))])
     handed_on_whole = {"algorithm.gamma", "algorithm.lam", "actor_rollout_ref.actor.clip_ratio"}  # to the formulas
     read_on_loading = {"agentlightning.strict"}
     for key, info in fields().items():

@@ -39,6 +39,45 @@ def test_the_engine_samples_from_the_learners_own_weights(path: Path) -> None:
     assert {p.dtype for p in served.model.parameters()} == {torch.float32}
 
 
+POLICY_BF16 = {"actor_rollout_ref.actor.fsdp_config.model_dtype": "bf16"}
+CRITIC_BF16 = {"critic.fsdp.model_dtype": "bfloat16"}
+
+
+def dtypes(model: Any) -> set[torch.dtype]:
+    return {p.dtype for p in model.parameters()}
+
+
+def test_a_policy_in_bf16_is_stepped_in_fp32_and_its_reference_is_as_it_is(path: Path) -> None:
+    policy, served = deploy(config(path, **POLICY_BF16, **KL))
+    assert policy.reference is not None
+    assert policy.learner.model is served.model is served.engine._model
+    assert dtypes(served.model) == dtypes(policy.reference.model) == {torch.bfloat16}
+    assert {p.dtype for p in policy.learner.parameters.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("own", [{}, {"critic.model.path": "the policy's"}])
+def test_policy_and_critic_have_precisions_of_their_own(path: Path, own: dict[str, Any]) -> None:
+    own = {key: str(path) for key in own}
+    for changes, ours, critics in (
+        (POLICY_BF16, torch.bfloat16, torch.float32),
+        (CRITIC_BF16, torch.float32, torch.bfloat16),
+        ({**POLICY_BF16, **CRITIC_BF16}, torch.bfloat16, torch.bfloat16),
+    ):
+        policy, served = deploy(config(path, **PPO, **changes, **own))
+        assert policy.critic is not None
+        assert (dtypes(served.model), dtypes(policy.critic.model)) == ({ours}, {critics})
+        assert policy.critic.head.weight.dtype == torch.float32
+
+
+def test_adapters_share_a_base_of_their_own_precision_only(path: Path) -> None:
+    adapters = {**PPO, **LORA, "critic.model.lora_rank": 3, **POLICY_BF16}
+    for changes, shared in ((CRITIC_BF16, True), ({}, False)):
+        policy, served = deploy(config(path, **adapters, **changes))
+        assert policy.critic is not None
+        assert bool(storages(policy.critic.model) & storages(served.model)) is shared
+        assert policy.critic.model.dtype == (torch.bfloat16 if shared else torch.float32)
+
+
 def test_a_reference_is_a_frozen_copy_of_what_the_policy_is_at_the_start(path: Path) -> None:
     policy, served = deploy(config(path, **KL))
     assert policy.reference is not None

@@ -125,6 +125,22 @@ def test_correction_takes_fresh_log_probs_for_the_old_ones(path: Path) -> None:
     assert metrics["actor/ppo_kl"] == pytest.approx(0.0, abs=1e-5)
 
 
+BF16 = {"actor_rollout_ref.actor.fsdp_config.model_dtype": "bf16"}
+
+
+@pytest.mark.parametrize("bypass", [False, True])
+def test_in_bf16_old_log_probs_are_fresh_unless_bypassed(path: Path, bypass: bool) -> None:
+    """What was recorded is off by 1 nat everywhere."""
+    policy, served = deploy(config(path, **BF16, **{f"{CORRECTION}.bypass_mode": bypass}))
+    groups = [group(served.model, 0, 1.0, 0.0, step=2)]
+    for each in groups[0]:
+        each.episode.turns[0].call.logprobs[:] -= 1.0
+    metrics = learn(policy, scored(*groups), 2)
+    assert metrics["training/rollout_logprob_gap"] == pytest.approx(1.0, abs=0.05)
+    assert metrics["actor/abs_log_ratio"] == pytest.approx(float(bypass), abs=0.05)
+    assert ("training/rollout_probs_diff_max" in metrics) is not bypass
+
+
 def test_rejected_rollouts_do_not_move_the_weights(path: Path) -> None:
     keys = {
         f"{CORRECTION}.rollout_rs": "seq_mean_k3",

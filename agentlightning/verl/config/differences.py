@@ -47,7 +47,10 @@ DIFFERENCES: tuple[Difference, ...] = (
         "micro-batches are always cut by token budget; same gradient",
     ),
     Difference(
-        "actor_rollout_ref.actor.fsdp_config.dtype", "bfloat16", "that of `model_dtype`", "one precision, without autocast"
+        "actor_rollout_ref.actor.fsdp_config.dtype",
+        "bfloat16",
+        "that of `model_dtype`",
+        "one precision, without autocast",
     ),
     Difference(
         "actor_rollout_ref.rollout.dtype",
