@@ -151,8 +151,8 @@ class Learner:
         if self._bad_steps >= MAX_BAD_STEPS:
             raise TrainingError(
                 f"loss or gradient were not finite in {self._bad_steps} steps in a row (loss {loss:g}, norm {norm:g}); "
-                f"lower `{self.prefix}.optim.lr` (now {self.lr:g}) or `{self.prefix}.grad_clip`, go back to an earlier checkpoint, or look for "
-                "rewards that are not finite"
+                f"lower `{self.prefix}.optim.lr` (now {self.lr:g}) or `{self.prefix}.grad_clip`, go back to an earlier "
+                "checkpoint, or look for rewards that are not finite"
             )
         return norm, finite
 
