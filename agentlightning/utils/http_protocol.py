@@ -1,7 +1,8 @@
 """HTTP/1.1 for an ASGI application that answers in one piece. `server_thread` gives it to uvicorn; the store uses it.
 
-Measured: moving a small request costs the server 40 us of CPU, through uvicorn's own protocol 95, which also streams
-answers, writes logs and checks every header that the application sends. httptools parses; uvicorn listens and stops.
+Measured on a busy machine: moving a small request costs the server 55 us of CPU, through uvicorn's own protocol 80.
+That one also streams answers, logs them and checks each header of the application. httptools parses; uvicorn listens
+and stops.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class ServerThread:
         sock: A listening socket; closed at the end.
         on_stop: Run in the server's loop after the last request.
         name: Of the thread.
-        whole_answers: Whether the application gives each answer in one piece, which is served at half the cost.
+        whole_answers: Whether the application gives each answer in one piece, which costs less to serve.
     """
 
     def __init__(

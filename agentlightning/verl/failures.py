@@ -26,6 +26,10 @@ _CALMER = (
 """What to do where the weights diverged."""
 
 
+class DivergedError(TrainingError):
+    """The weights are no numbers any more: they are not worth a checkpoint."""
+
+
 class FailedSteps:
     """Counts steps in a row that failures left with nothing to learn from."""
 
@@ -41,6 +45,7 @@ class FailedSteps:
 
         Raises:
             TrainingError: it was one too many.
+            DivergedError: the weights are no numbers.
         """
         samples = collected.samples
         if (collected.groups or collected.silent) and any(sample.reward is not None for sample in samples):
@@ -49,9 +54,10 @@ class FailedSteps:
         self._in_a_row += 1
         reason = _why_nothing_is_learned(samples)
         # Weights that are no numbers never are again.
-        if self._in_a_row >= MAX_FAILED_STEPS or last or DIVERGED in reason:
+        diverged = DIVERGED in reason
+        if self._in_a_row >= MAX_FAILED_STEPS or last or diverged:
             steps = "this step" if self._in_a_row == 1 else f"{self._in_a_row} steps in a row"
-            raise TrainingError(f"nothing could be learned in {steps}: {reason}")
+            raise (DivergedError if diverged else TrainingError)(f"nothing could be learned in {steps}: {reason}")
         logger.warning("nothing could be learned in this step: %s", reason)
 
 

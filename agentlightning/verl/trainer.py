@@ -28,7 +28,7 @@ from .config import VerlConfig
 from .daemon import AgentModeDaemon, Sample
 from .deploy import Served, make_policy
 from .dump import describe, some, write_lines
-from .failures import FailedSteps
+from .failures import DivergedError, FailedSteps
 from .metrics import (
     overlong_metrics,
     policy_metrics,
@@ -178,6 +178,8 @@ class AgentLightningTrainer:
         try:
             collected = await self.collector.collect(step, self.resources_id, self.progress.phase(step, "rollouts"))
             self._failed.count(collected, last=last)
+        except DivergedError:
+            raise
         except TrainingError:
             self.checkpoints.rescue(step - 1, before)
             self.checkpoint = self.checkpoints.newest

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import agentlightning as agl
-from agentlightning.types import ConfigError, ModelError
+from agentlightning.types import ConfigError, ModelError, TrainingError
 from agentlightning.verl import AgentLightningTrainer, AgentModeDaemon
 from agentlightning.verl.policy import PolicyRun
 
@@ -300,3 +300,10 @@ def test_what_is_missing_without_a_trainer_is_named(model: Path) -> None:
     assert "no adapter" in complaint()
     with pytest.warns(DeprecationWarning, match="use the trainer's store"):
         assert algorithm.get_client() is store
+
+
+def test_weights_that_diverged_are_not_saved(model: Path, tmp_path: Path) -> None:
+    changes = {"actor_rollout_ref.actor.optim.lr": 1e30, "trainer.total_training_steps": 3, "trainer.save_freq": -1}
+    with pytest.raises(TrainingError, match=r"diverged; lower `actor_rollout_ref\.actor\.optim\.lr`"):
+        run(letters_agent, model, tmp_path / "run", **changes)
+    assert not (tmp_path / "run" / "checkpoints").exists()

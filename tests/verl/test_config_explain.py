@@ -51,7 +51,7 @@ def test_a_field():
         ("actor_rollout_ref.actor.optim.betas", "2 values, each number"),
         ("actor_rollout_ref.model.override_config", "mapping"),
         ("actor_rollout_ref.rollout.top_k", "whole number, at least -1"),
-        ("actor_rollout_ref.rollout.name", "native"),
+        ("actor_rollout_ref.rollout.name", "'native'"),
         ("agentlightning.curriculum", "mapping or null"),
     ],
 )

@@ -1,8 +1,9 @@
 """Outcomes of rollouts -> what a critic is shown. Called by the proposers.
 
-Of the LLM calls of a rollout those are shown in which the prompt appears that is being worked on, found by the parts of
-its template that no placeholder touches; all of them where none is found. A call whose messages are the beginning of
-a later one's is not shown twice, and what is long is cut in the middle, which the text says.
+All LLM calls of a rollout are shown, a judge's among them, but for those in which another of the tuned prompts appears
+and not the one that is being worked on. A prompt is found by the parts of its template that no placeholder touches. A
+call whose messages are the beginning of a later one's is not shown twice, and what is long is cut in the middle, which
+the text says.
 """
 
 from __future__ import annotations
@@ -25,20 +26,26 @@ _LONGEST_SAID = 2000
 
 
 def experiments(
-    outcomes: Sequence[Outcome], prompt: PromptTemplate, longest: int = 8000, *, calls: bool = True
+    outcomes: Sequence[Outcome],
+    prompt: PromptTemplate,
+    others: Sequence[PromptTemplate] = (),
+    longest: int = 8000,
+    *,
+    calls: bool = True,
 ) -> list[dict[str, Any]]:
     """What happened, as plain values for templates.
 
     Args:
         outcomes: In the order in which they are shown.
         prompt: The one that is being worked on.
+        others: The prompts that are tuned beside it.
         longest: Characters of one transcript.
         calls: Whether transcripts are shown.
     """
-    parts = literals(prompt)
+    own, foreign = _parts(prompt), [parts for other in others if (parts := _parts(other))]
     found: list[dict[str, Any]] = []
     for outcome in outcomes:
-        shown = _relevant(outcome.conversations, parts) if calls else []
+        shown = _relevant(outcome.conversations, own, foreign) if calls else []
         found.append(
             {
                 "status": outcome.status,
@@ -83,12 +90,22 @@ def _run(number: int, each: Mapping[str, Any]) -> str:
 # -- messages -------------------------------------------------------------------------------------------------------
 
 
-def _relevant(conversations: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[Messages]:
+def _parts(prompt: PromptTemplate) -> list[str]:
+    """What every message that holds the prompt holds."""
+    return [part.strip() for part in literals(prompt) if part.strip()]
+
+
+def _relevant(
+    conversations: Sequence[Mapping[str, Any]], own: Sequence[str], foreign: Sequence[Sequence[str]]
+) -> list[Messages]:
     calls = [cast("Messages", each.get("messages") or []) for each in conversations]
-    texts = ["\n".join(text_of(message) for message in call) for call in calls]
-    ours = [call for call, text in zip(calls, texts, strict=True) if all(part.strip() in text for part in parts)]
-    chosen = ours or calls
+    chosen = [call for call in calls if _holds(call, own) or not any(_holds(call, parts) for parts in foreign)]
     return [call for i, call in enumerate(chosen) if not any(later[: len(call)] == call for later in chosen[i + 1 :])]
+
+
+def _holds(call: Messages, parts: Sequence[str]) -> bool:
+    text = "\n".join(text_of(message) for message in call)
+    return all(part in text for part in parts)
 
 
 def _transcript(calls: Sequence[Messages], longest: int) -> str:

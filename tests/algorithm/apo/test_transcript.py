@@ -25,23 +25,30 @@ def outcome(*calls: dict[str, Any], **fields: Any) -> Outcome:
 
 
 OURS = call(said("system", "You are a planner.\nCase: 7\nBe brief."), said("assistant", "ours"))
+WRITER = PromptTemplate(template="You are a writer. Case: {case}")
 OTHER = call(said("user", "You are a writer. Case: 7"), said("assistant", "other"))
+JUDGE = call(said("user", "Grade the answer: ours"), said("assistant", "too long"))
 
 
 def shown(*outcomes: Outcome, longest: int = 8000) -> str:
-    return runs(experiments(outcomes, PROMPT, longest))
+    return runs(experiments(outcomes, PROMPT, [WRITER], longest))
 
 
-def test_of_the_calls_those_with_the_prompt_are_shown() -> None:
-    text = shown(outcome(OTHER, OURS))
+def test_calls_with_another_tuned_prompt_are_not_shown_but_the_judge_is() -> None:
+    text = shown(outcome(OTHER, OURS, JUDGE))
     assert "[assistant] ours" in text
-    assert "other" not in text
+    assert "[assistant] too long" in text
+    assert "[assistant] other" not in text
 
 
-def test_all_calls_are_shown_where_the_prompt_is_in_none() -> None:
-    text = shown(outcome(OTHER, OTHER | {"messages": [said("user", "more")]}))
-    assert "[assistant] other" in text
-    assert "--- another call ---\n[user] more" in text
+def test_a_call_with_both_prompts_is_shown() -> None:
+    both = call(said("system", "You are a planner.\nCase: 7\nBe brief."), *OTHER["messages"])
+    assert "[assistant] other" in shown(outcome(both))
+
+
+def test_a_prompt_without_words_of_its_own_hides_nothing() -> None:
+    bare = PromptTemplate(template="{case}")
+    assert "[assistant] other" in runs(experiments([outcome(OTHER)], PROMPT, [bare]))
 
 
 def test_a_call_that_another_goes_on_from_is_not_shown_twice() -> None:

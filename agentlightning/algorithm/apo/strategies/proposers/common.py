@@ -34,6 +34,11 @@ def prompt_of(state: State, candidate: Candidate, component: str) -> PromptTempl
     return state.start[component].model_copy(update={"template": candidate.texts[component]})
 
 
+def others_of(state: State, candidate: Candidate, component: str) -> list[PromptTemplate]:
+    """The prompts of a candidate that are tuned beside `component`."""
+    return [prompt_of(state, candidate, name) for name in sorted(state.start) if name != component]
+
+
 def given(state: State, component: str, text: str) -> dict[str, Any]:
     """The values that all meta prompts get."""
     return {

@@ -17,7 +17,7 @@ from ...models import Models
 from ...replies import between_tags
 from ...transcript import experiments, runs
 from ..base import Job
-from .common import ask, ask_for_text, check_batch_size, child, draw, given, prompt_of
+from .common import ask, ask_for_text, check_batch_size, child, draw, given, others_of, prompt_of
 
 if TYPE_CHECKING:
     from ...outcome import Outcome
@@ -95,7 +95,9 @@ class Critique:
 
     def _ask_critic(self, state: State, job: Job) -> list[dict[str, str]]:
         prompt = prompt_of(state, job.parent, job.component)
-        shown = experiments(self._chosen(state, job), prompt, self._longest)
+        shown = experiments(
+            self._chosen(state, job), prompt, others_of(state, job.parent, job.component), self._longest
+        )
         meta = draw(state, "which critic", job.number, self._models.critics)
         return meta.message(**given(state, job.component, prompt.template), runs=runs(shown), experiments=shown)
 

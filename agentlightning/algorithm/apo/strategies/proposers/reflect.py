@@ -11,7 +11,7 @@ from ...models import Models
 from ...replies import between_fences
 from ...transcript import experiments, runs
 from ..base import Job
-from .common import ask_for_text, check_batch_size, child, given, prompt_of
+from .common import ask_for_text, check_batch_size, child, given, others_of, prompt_of
 
 if TYPE_CHECKING:
     from ...state import State
@@ -54,5 +54,5 @@ class Reflect:
 
     def _ask(self, state: State, job: Job) -> list[dict[str, str]]:
         prompt = prompt_of(state, job.parent, job.component)
-        shown = experiments(job.outcomes, prompt, self._longest)
+        shown = experiments(job.outcomes, prompt, others_of(state, job.parent, job.component), self._longest)
         return REFLECTION.message(**given(state, job.component, prompt.template), runs=runs(shown))
