@@ -54,7 +54,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "selector": {"name": "best", "children": 4},
         "proposer": {"name": "critique", "batch_size": 4},
         "gate": "none",
-        "evaluator": {"name": "posterior", "first": 4, "prior": 40.0, "finalists": 3},
+        "evaluator": {"name": "posterior", "first": 4, "prior": 80.0, "finalists": 3},
         "stopper": [{"name": "little_room", "rollouts": 8}, {"name": "no_improvement", "rounds": 25}],
         "rounds": 200,
         "validate_start": False,

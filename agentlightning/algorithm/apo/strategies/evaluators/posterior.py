@@ -36,7 +36,7 @@ class Posterior:
     first: int = 4
     top: int = 0
     more: int = 8
-    prior: float = 40.0
+    prior: float = 80.0
     finalists: int = 3
     reserve: float = 0.0
 
