@@ -18,8 +18,6 @@ from starlette.types import ASGIApp
 
 from agentlightning.types import ConfigError
 
-from .http_protocol import HttpProtocol
-
 KEEP_ALIVE_SECONDS = 75
 """Longer than agents pause between calls: a connection closed too early costs them a retry."""
 DRAIN_SECONDS = 10
@@ -81,7 +79,6 @@ class ServerThread:
         sock: A listening socket; closed at the end.
         on_stop: Run in the server's loop after the last request.
         name: Of the thread.
-        whole_answers: Whether the application gives each answer in one piece, which costs less to serve.
     """
 
     def __init__(
@@ -90,8 +87,6 @@ class ServerThread:
         sock: socket.socket,
         on_stop: Callable[[], Awaitable[None]],
         name: str,
-        *,
-        whole_answers: bool = False,
     ) -> None:
         self.ready: Future[None] = Future()
         """Done when requests are served, or with the reason why they are not."""
@@ -102,7 +97,7 @@ class ServerThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         config = uvicorn.Config(
             app,
-            http=HttpProtocol if whole_answers else "httptools",
+            http="httptools",
             ws="none",
             lifespan="off",
             log_config=None,
@@ -174,7 +169,6 @@ class ThreadedServer:
         make_app: Makes what is served, at each start.
         name: Of the thread, and in messages.
         on_stop: Run in the server's loop after the last request.
-        whole_answers: See `ServerThread`.
 
     Raises:
         ConfigError: a port that there is not.
@@ -188,13 +182,11 @@ class ThreadedServer:
         *,
         name: str,
         on_stop: Callable[[], Awaitable[None]] | None = None,
-        whole_answers: bool = False,
     ) -> None:
         if port is not None and not 0 <= port <= 65535:
             raise ConfigError(f"`port` {port} is not between 0 and 65535; `port=None` takes a free one")
         self._host, self._wanted_port = host, port
         self._make_app, self._on_stop, self._name = make_app, on_stop, name
-        self._whole_answers = whole_answers
         self._port: int | None = None
         self._running: ServerThread | None = None
 
@@ -207,9 +199,7 @@ class ThreadedServer:
         if self._running is None or self._running.done.done():
             sock = bind(self._host, self._wanted_port)
             self._port = sock.getsockname()[1]
-            self._running = ServerThread(
-                self._make_app(), sock, self._on_stop or _nothing, self._name, whole_answers=self._whole_answers
-            )
+            self._running = ServerThread(self._make_app(), sock, self._on_stop or _nothing, self._name)
             self._running.start()
         await self._running.wait_ready()
 

@@ -94,7 +94,7 @@ class LightningStoreServer(LightningStore):
         self._access_host = host_in_url(host, access_host)
         self._origins = [cors_allow_origins] if isinstance(cors_allow_origins, str) else list(cors_allow_origins or ())
         self._max_body_bytes = max_body_bytes
-        self._server = ThreadedServer(host, port, self._build, name="agentlightning-store", whole_answers=True)
+        self._server = ThreadedServer(host, port, self._build, name="agentlightning-store")
         self._app: StoreApp | None = None
         self._owner = os.getpid()
         self._client: LightningStoreClient | None = None
