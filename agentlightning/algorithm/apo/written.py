@@ -114,7 +114,7 @@ class Written:
         spans = await self._store.query_many_spans([(each.rollout_id, each.attempt.attempt_id) for _, each in found])
         for key, rollout in found:
             record = _record(rollout, spans.get(rollout.rollout_id, []))
-            if rollout.status == "running" or rollout.status == "preparing":
+            if rollout.status != "succeeded" and not record.failed:
                 await self._bury(rollout, record)
             if record.failed in (FATAL, LOST):
                 self.lost.setdefault(key, []).append(record)
@@ -126,7 +126,8 @@ class Written:
         most: list[int] = _metadata(rollout.metadata).get("most", [0, 0])
         record.failed = LOST
         record.add(Usage(most[0], most[1]))
-        await self.end((rollout.rollout_id, rollout.attempt.attempt_id), record)
+        if rollout.status != "cancelled":  # `Trainer.fit` cancels what was under way before a run is resumed
+            await self.end((rollout.rollout_id, rollout.attempt.attempt_id), record)
 
     def _key_of(self, rollout: Rollout) -> str | None:
         what = _metadata(rollout.metadata)

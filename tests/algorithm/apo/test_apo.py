@@ -132,6 +132,32 @@ def test_a_killed_run_goes_on_to_the_same_end_and_pays_nothing_twice(endpoint: E
     assert sum(n - 1 for n in paid.values()) <= 3 * 4, "only what the four runners had under way at a kill runs again"
 
 
+def test_a_run_that_is_killed_while_critic_or_editor_write_goes_on_to_the_same_end(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    whole = tune(tmp_path / "whole" / "run", endpoint.url)
+    (tmp_path / "killed").mkdir()
+    command = [sys.executable, "-m", "tests.algorithm.apo.words", str(tmp_path / "killed" / "run"), endpoint.url]
+    for at in (2, 9):  # a critic's request of the first round, an editor's of a later one
+        left = [at]
+        running: list[subprocess.Popen[bytes]] = []
+
+        def answer(body: dict[str, Any], left: list[int] = left, running: Any = running) -> str:
+            left[0] -= 1
+            if left[0] == 0:
+                running[0].kill()
+            return critic_and_editor(body)
+
+        endpoint.answer = answer
+        running.append(subprocess.Popen([*command, *(["--resume"] if at != 2 else [])]))
+        assert running[0].wait() == -signal.SIGKILL
+    endpoint.answer = critic_and_editor
+    resumed = tune(tmp_path / "killed" / "run", endpoint.url, resume=True)
+    assert lineage(resumed) == lineage(whole)
+    assert resumed.held_out == whole.held_out
+    assert state_of(resumed).ledger.spent.writer_calls > state_of(whole).ledger.spent.writer_calls, "lost ones count"
+
+
 def test_a_run_is_not_resumed_with_other_settings(endpoint: Endpoint, tmp_path: Path) -> None:
     tune(tmp_path / "run", endpoint.url, budget=60)
     with pytest.raises(ConfigError, match="`seed` 3, and now it is 4"):
