@@ -134,10 +134,9 @@ def agg_loss(
     losses = torch.where(mask, loss_mat, 0.0)
     if share is None:
         return losses.sum() / divisor
-    by_row = (
-        share.shape[-1] == 1
-    )  # then the rows are summed first: no product of (B, T) numbers is kept for the gradient
-    return ((losses.sum(-1, keepdim=True) if by_row else losses) * share).sum() / divisor
+    if share.shape[-1] == 1:  # one number a row: the rows are summed first, so that no (B, T) product is kept
+        losses = losses.sum(-1, keepdim=True)
+    return (losses * share).sum() / divisor
 
 
 def as_mask(mask: torch.Tensor) -> torch.Tensor:
