@@ -109,8 +109,8 @@ def apo(
     run that was stopped goes on with the same command and `--resume`.
 
     What the critic reads of a failure decides how good its advice is: let the agent say what went wrong with
-    `agl.emit_message(...)`. Without `--llm-endpoint` the agent finds its LLM by itself; its calls are then not seen, by
-    the critic or by budgets.
+    `agl.emit_message(...)`. Without `--llm-endpoint` the agent finds its LLM by itself; the critic then doesn't see its
+    calls, and limits on calls, tokens and cost are refused.
     """
     from agentlightning.algorithm.apo import APO
     from agentlightning.algorithm.data import load_dataset

@@ -1,10 +1,10 @@
 """All algorithms on the calculator agent from one warm start: table, curves, gradient noise, entropy and reward.
 
-    python -m benchmarks.algorithms.compare [--quick] [--only NAME ...] [--seeds N] [--write-docs]
+    python -m benchmarks.algorithms.compare [--quick] [--only NAME ...] [--seeds N] [--jobs N] [--write-docs]
 
 Every run is a process of its own and leaves a JSON file in `runs/bench-algorithms/results`; a second call goes on with
 what is missing, or was made with other settings, and draws everything again. Times are those of the machine as it was:
-run it on a quiet one.
+run it on a quiet one. A run keeps one core busy: with two to spare, `--jobs 2` takes half as long.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,27 +76,36 @@ def is_there(piece: Piece, home: Path) -> bool:
     return _read(piece, home).get("settings") == json.loads(json.dumps(now))
 
 
-def run_all(todo: Sequence[Piece], home: Path, console: Console) -> list[str]:
-    """Run what has no result yet; a line each, and what failed."""
-    failed: list[str] = []
-    for number, piece in enumerate(todo, 1):
-        place = f"{number}/{len(todo)} {piece.name}, seed {piece.seed}"
+def run_all(todo: Sequence[Piece], home: Path, console: Console, jobs: int) -> list[str]:
+    """Run what has no result yet, `jobs` at a time; a line each, and what failed."""
+
+    def one(piece: Piece) -> str | None:
+        place = f"{todo.index(piece) + 1}/{len(todo)} {piece.name}, seed {piece.seed}"
         if is_there(piece, home):
             console.print(f"{place}: there already", style="dim")
-            continue
+            return None
         began = time.perf_counter()
         if (problem := run(piece, home)) is not None:
-            failed.append(f"{piece.name}, seed {piece.seed}: {problem}")
             console.print(f"{place}: failed", style="red")
-            if piece.name in ("warm", "start"):
-                break
-        else:
-            found = _read(piece, home)
-            took = time.perf_counter() - began
-            reward = f"{found['reward']:.3f}, " if "reward" in found else ""
-            slow = f", more than {LIMIT_S} s" if took > LIMIT_S and piece.name in ALGORITHMS else ""
-            console.print(f"{place}: {reward}{took:.0f} s, CPU {found['cpu_s']:.0f} s{slow}", highlight=False)
-    return failed
+            return f"{piece.name}, seed {piece.seed}: {problem}"
+        found = _read(piece, home)
+        took = time.perf_counter() - began
+        reward = f"{found['reward']:.3f}, " if "reward" in found else ""
+        slow = f", more than {LIMIT_S} s" if took > LIMIT_S and piece.name in ALGORITHMS else ""
+        console.print(f"{place}: {reward}{took:.0f} s, CPU {found['cpu_s']:.0f} s{slow}", highlight=False)
+        return None
+
+    for _, group in groupby(sorted(todo, key=_stage), key=_stage):
+        with ThreadPoolExecutor(jobs) as pool:
+            failed = [problem for problem in pool.map(one, group) if problem is not None]
+        if failed:
+            return failed
+    return []
+
+
+def _stage(piece: Piece) -> int:
+    """What others start from comes before them."""
+    return {"warm": 0, "start": 1, "sft": 2}.get(piece.name, 3)
 
 
 def _read(piece: Piece, home: Path) -> Result:
@@ -159,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=ALGORITHMS, metavar="NAME", help="default all")
     parser.add_argument("--seeds", type=int, choices=range(1, len(SEEDS) + 1), default=len(SEEDS))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, default %(default)s")
     parser.add_argument("--quick", action="store_true", help=f"one seed of {', '.join(QUICK)}, no gradient noise")
     parser.add_argument("--draw", action="store_true", help="run nothing, draw what is there")
     parser.add_argument("--home", type=Path, default=HOME, help="default %(default)s")
@@ -168,7 +180,7 @@ def main() -> None:
     names = args.only or (list(QUICK) if args.quick else list(ALGORITHMS))
     todo = list(dict.fromkeys(pieces(names, SEEDS[: 1 if args.quick else args.seeds], noise=not args.quick)))
     console.print(f"{_machine()}, load {os.getloadavg()[0]:.1f}; results in {args.home}")
-    failed = [] if args.draw else run_all(todo, args.home, console)
+    failed = [] if args.draw else run_all(todo, args.home, console, args.jobs)
     if Piece("start").file(args.home).exists():
         show(args.home, console, write_docs=args.write_docs)
     for problem in failed:

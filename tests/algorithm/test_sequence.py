@@ -16,8 +16,8 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.types import ConfigError
-from tests.algorithm.apo.endpoint import Endpoint
 from tests.e2e.letters import TASKS, config, make_model
+from tests.endpoint import Endpoint, served
 
 STEPS = 4
 
@@ -44,10 +44,8 @@ def critic_and_editor(body: dict[str, Any]) -> str:
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    made = Endpoint(critic_and_editor)
-    asyncio.run(made.start())
-    yield made
-    asyncio.run(made.stop())
+    with served(critic_and_editor) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

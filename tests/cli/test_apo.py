@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.examples.apo.endpoint import endpoint
+from tests.endpoint import served
+from tests.examples.apo.booker import reply
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,8 +31,9 @@ def booking(agl: Any) -> Path:
 def test_a_run_is_kept_refused_and_resumed(agl: Any, booking: Path) -> None:
     words = ("apo", "examples.apo.room_selector:room_selector", "--prompt", "prompt.txt", "--run", "first")
     words += ("--train", "train.jsonl", "--val", "val.jsonl", "--test", "test.jsonl", "--budget-rollouts", "90")
-    with endpoint() as (url, calls):
-        words += ("--llm-endpoint", url, "--model", "agent", "--critic-model", "critic", "--price", "critic=1,2")
+    with served(reply) as endpoint:
+        words += ("--llm-endpoint", endpoint.url, "--model", "agent", "--critic-model", "critic")
+        words += ("--price", "critic=1,2")
         done = agl(*words)
         assert done.returncode == 0, done.stderr
         assert "held-out reward: " in done.stdout
@@ -42,8 +44,8 @@ def test_a_run_is_kept_refused_and_resumed(agl: Any, booking: Path) -> None:
         assert 24 < best["spent"]["rollouts"] <= 90
         assert best["spent"]["cost"] > 0
         assert (booking / "runs/first/apo/best_prompt.txt").read_text() == best["prompts"]["prompt"]
-        paid = calls.copy()
-        assert calls["critic"] > 0
+        paid = endpoint.calls
+        assert endpoint.calls["critic"] > 0
 
         again = agl(*words)
         assert again.returncode == 2
@@ -51,7 +53,7 @@ def test_a_run_is_kept_refused_and_resumed(agl: Any, booking: Path) -> None:
 
         resumed = agl(*words, "--resume")
         assert resumed.returncode == 0, resumed.stderr
-        assert calls == paid
+        assert endpoint.calls == paid
         assert json.loads((booking / "runs/first/apo/best_prompt.json").read_text()) == best
 
 

@@ -12,8 +12,8 @@ from openai import OpenAI
 
 import agentlightning as agl
 from tests.e2e.letters import TASKS, letters_agent
+from tests.endpoint import served
 
-from .endpoint import endpoint
 from .samples import SAMPLES
 
 
@@ -50,11 +50,20 @@ def greeter(task: str, prompt_template: agl.PromptTemplate) -> float:
     return min(1.0, text.count("kind") / 3)
 
 
+def critic_and_editor(body: dict[str, Any]) -> str:
+    """Always asks for kindness, and adds it."""
+    text = body["messages"][-1]["content"]
+    if "<new_prompt>" not in text:
+        return "- Ask for more kindness." if "be kind" in text else "- Nothing to add."
+    prompt = text.split("<prompt>\n")[1].split("\n</prompt>")[0]
+    return f"<new_prompt>Be kind. {prompt}</new_prompt>"
+
+
 @pytest.mark.slow
 def test_the_selection_guide_tunes_a_prompt_as_it_stands():
     greeter.train_dataset = greeter.val_dataset = ["Hello", "Who are you?", "Bye", "What now?", "Why?"]
-    with endpoint() as (url, asked):
-        names = run("000-apo", my_lit_agent=greeter, openai_client=OpenAI(base_url=url, api_key="none"))
+    with served(critic_and_editor) as endpoint:
+        names = run("000-apo", my_lit_agent=greeter, openai_client=OpenAI(base_url=endpoint.url, api_key="none"))
     apo, best = names["apo"], names["best_prompt"]
     assert names["initial_prompt"].input_keys == ["user_input"]
     assert (apo.plan.selector.width, apo.plan.selector.branch_factor) == (5, 4)
@@ -62,7 +71,7 @@ def test_the_selection_guide_tunes_a_prompt_as_it_stands():
     assert best == apo.get_best_prompt()
     assert best.template.count("kind") >= 3
     assert best.template.endswith(names["initial_prompt"].template)
-    assert set(asked) == {"gpt-4o-mini", "gpt-4.1-mini"}  # critic as given, editor by default
+    assert set(endpoint.calls) == {"gpt-4o-mini", "gpt-4.1-mini"}  # critic as given, editor by default
 
 
 def test_the_reference_page_trains_with_its_whole_configuration():

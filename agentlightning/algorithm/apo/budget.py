@@ -191,8 +191,11 @@ class Ledger:
     @property
     def counts_calls_of_agents(self) -> bool:
         """Whether a limit depends on what agents' calls are on record."""
-        limited = [(self.budget.llm_calls, self.budget.rollout_calls), (self.budget.tokens, self.budget.rollout_tokens)]
-        limited.append((self.budget.cost, self.budget.rollout_cost))  # type: ignore[arg-type]  # floats, here as good
+        limited: list[tuple[float | None, float | None]] = [
+            (self.budget.llm_calls, self.budget.rollout_calls),
+            (self.budget.tokens, self.budget.rollout_tokens),
+            (self.budget.cost, self.budget.rollout_cost),
+        ]
         return any(limit is not None and declared is None for limit, declared in limited)
 
     def room(self) -> int:
@@ -344,8 +347,8 @@ class Ledger:
     def _each(self) -> tuple[float, float, float]:
         """Calls, tokens and dollars that one rollout may take."""
         declared = (self.budget.rollout_calls, self.budget.rollout_tokens, self.budget.rollout_cost)
-        guess = [math.ceil(self._largest[0] * _MARGIN), math.ceil(self._largest[1] * _MARGIN)]
-        guess.append(self._largest[2] * _MARGIN)  # type: ignore[arg-type]  # dollars are no whole number
+        most_calls, most_tokens, most_cost = self._largest
+        guess = (math.ceil(most_calls * _MARGIN), math.ceil(most_tokens * _MARGIN), most_cost * _MARGIN)
         calls, tokens, cost = (g if d is None else d for d, g in zip(declared, guess, strict=True))
         return calls, tokens, cost
 

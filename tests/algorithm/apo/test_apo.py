@@ -19,17 +19,15 @@ import pytest
 import agentlightning as agl
 from agentlightning.algorithm.apo.state import State
 from agentlightning.types import ConfigError, DatasetError
+from tests.endpoint import Endpoint, asked, served
 
-from .endpoint import Endpoint, asked
 from .words import BUDGET, START, TEST, TRAIN, VAL, agent, critic_and_editor, grade, make, tune
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    made = Endpoint(critic_and_editor)
-    asyncio.run(made.start())
-    yield made
-    asyncio.run(made.stop())
+    with served(critic_and_editor) as made:
+        yield made
 
 
 def state_of(apo: agl.APO) -> State:

@@ -15,8 +15,7 @@ from agentlightning.algorithm.apo.budget import Budget, BudgetSpent, Ledger
 from agentlightning.algorithm.apo.writer import Reply, Request, Writer
 from agentlightning.store import LightningStore, SqlLightningStore
 from agentlightning.types import AgentLightningError, ConfigError
-
-from .endpoint import Body, Endpoint, asked, completion, in_turn, refusal, serving
+from tests.endpoint import Body, Endpoint, asked, completion, in_turn, refusal, serving
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 import agentlightning as agl
 from examples.apo.room_selector import book, parse_args, tune, use_tool
 from examples.apo.rooms import NONE, ROOMS, judge, objections, requests, right_room
+from tests.endpoint import served
 
-from .endpoint import endpoint
+from .booker import reply
 
 
 def test_requests_follow_from_the_seed_and_differ_by_split():
@@ -60,20 +61,20 @@ def test_the_agent_uses_the_tool_and_keeps_to_its_prompt():
         "Of several rooms take the smallest.\nAnswer with the id of one room, or NONE where no room will do.\n{request}"
     )
     tasks = requests("test", 12)
-    with endpoint() as (url, calls):
-        llm = agl.LLM(endpoint=url, model="agent")
+    with served(reply) as endpoint:
+        llm = agl.LLM(endpoint=endpoint.url, model="agent")
         rewards = [judge(task, book(prompt.format(request=task["request"]), llm))[0] for task in tasks]
     assert rewards == [1.0] * len(tasks)
-    assert calls["agent"] == 2 * len(tasks)
+    assert endpoint.calls["agent"] == 2 * len(tasks)
 
 
 @pytest.mark.slow
 def test_tuning_finds_the_rules_of_the_house(tmp_path: Path):
-    with endpoint() as (url, calls):
-        words = ["--base-url", url, "--model", "agent", "--critic-model", "critic", "--budget", "300"]
+    with served(reply) as endpoint:
+        words = ["--base-url", endpoint.url, "--model", "agent", "--critic-model", "critic", "--budget", "300"]
         words += ["--runs-dir", str(tmp_path), "--runners", "4"]
         apo = tune(parse_args(words))
-        spent = calls.copy()
+        spent = endpoint.calls
         assert apo.held_out is not None
         assert apo.held_out.comparison is not None
         assert apo.held_out.best.mean > apo.held_out.start.mean + 0.3
@@ -82,6 +83,6 @@ def test_tuning_finds_the_rules_of_the_house(tmp_path: Path):
         assert "{request}" in apo.get_best_prompt().template
 
         again = tune(parse_args([*words, "--resume"]))
-        assert calls == spent  # nothing is paid twice
+        assert endpoint.calls == spent  # nothing is paid twice
         assert again.get_best_prompt() == apo.get_best_prompt()
         assert again.held_out == apo.held_out

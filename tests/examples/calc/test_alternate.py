@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from examples.calc import alternate
 from examples.calc.model import build
-from tests.algorithm.apo.endpoint import Endpoint
+from tests.endpoint import served
 
 
 def critic_and_editor(body: dict[str, Any]) -> str:
@@ -29,16 +28,12 @@ def test_prompt_and_weights_take_turns(
 ) -> None:
     model = tmp_path / "model"
     build(model, seed=0)
-    endpoint = Endpoint(critic_and_editor)
-    asyncio.run(endpoint.start())
-    try:
+    with served(critic_and_editor) as endpoint:
         monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
         monkeypatch.setenv("OPENAI_API_KEY", "none")
         options = ["--budget", "40", "--steps", "1", "--rounds", "1", "--val", "4", "--test", "4", "--runners", "8"]
         monkeypatch.setattr(sys, "argv", ["alternate", "--runs-dir", str(tmp_path), "--model", str(model), *options])
         alternate.main()
-    finally:
-        asyncio.run(endpoint.stop())
     run = tmp_path / "calc-alternate"
     assert "{question}" in capsys.readouterr().out.splitlines()[-1]
     assert json.loads((run / "turn-0.json").read_text())["prompt"]["input_keys"] == ["question"]

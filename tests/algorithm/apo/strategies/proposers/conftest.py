@@ -21,8 +21,7 @@ from agentlightning.algorithm.apo.writer import Writer
 from agentlightning.semconv import GEN_AI_INPUT_MESSAGES, GEN_AI_OUTPUT_MESSAGES, LLM_CALL_SPAN
 from agentlightning.store import LightningStore, SqlLightningStore
 from agentlightning.types import PromptTemplate, Span
-
-from ...endpoint import Answer, Endpoint, serving
+from tests.endpoint import Answer, Endpoint, serving
 
 Reward = Callable[[Mapping[str, str], Any], float]
 """Texts of the prompts, task -> reward."""

@@ -18,8 +18,7 @@ from agentlightning.algorithm.apo.strategies.proposers.mixed import Mixed
 from agentlightning.algorithm.apo.strategies.proposers.paraphrase import Paraphrase
 from agentlightning.algorithm.apo.strategies.proposers.reflect import Reflect
 from agentlightning.types import ConfigError
-
-from ...endpoint import Body, asked, completion, refusal
+from tests.endpoint import Body, asked, completion, refusal
 
 Make = Callable[..., Any]
 MODELS = Models("critic", "editor")

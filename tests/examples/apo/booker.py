@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint with one model that plays agent, critic and editor for `examples/apo`, by fixed rules.
+"""One model that plays agent, critic and editor for `examples/apo`, by fixed rules.
 
 The agent calls the tool, then chooses; it follows a rule of the house only where its prompt states it, and makes
 mistakes now and then. The critic reads what the judge said, the editor adds what the critic asks for.
@@ -9,11 +9,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import threading
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 RULES = {
@@ -73,48 +68,3 @@ def _choose(prompt: str, rooms: list[dict[str, Any]]) -> str:
     if smallest:
         return min(fitting, key=lambda room: room["seats"])["id"]
     return rng.choice(fitting)["id"] if one else " or ".join(room["id"] for room in rng.sample(fitting, 1))
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    calls: Counter[str]
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.calls[body["model"]] += 1
-        message = reply(body)
-        answer = {
-            "id": "chatcmpl-1",
-            "object": "chat.completion",
-            "created": 0,
-            "model": body["model"],
-            "choices": [
-                {"index": 0, "message": message, "finish_reason": "tool_calls" if "tool_calls" in message else "stop"}
-            ],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-        }
-        data = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Silent."""
-
-
-@contextmanager
-def endpoint() -> Iterator[tuple[str, Counter[str]]]:
-    """Serve it; gives the base URL, and how often each model was asked."""
-    calls: Counter[str] = Counter()
-    handler = type("Handler", (_Handler,), {"calls": calls})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", calls
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import openai
@@ -17,17 +18,18 @@ from agentlightning.utils.server_thread import ThreadedServer
 
 Body = dict[str, Any]
 Answer = Callable[[Body], Any]
-"""Body of a request -> what it says: a text, a `Response`, or an awaitable of one of them."""
+"""Body of a request -> what it says: a text, a message, a `Response`, or an awaitable of one of them."""
 
 
-def completion(text: Any, *, finish: str = "stop", usage: bool = True) -> JSONResponse:
-    """A chat completion: three input tokens for each, five output tokens."""
+def completion(said: Any, *, finish: str = "stop", usage: bool = True) -> JSONResponse:
+    """A chat completion with a text or a whole message: three input tokens, five output tokens."""
+    message = said if isinstance(said, dict) else {"content": said}
     body: Body = {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1,
         "model": "m",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
+        "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}],
     }
     if usage:
         body["usage"] = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
@@ -40,7 +42,7 @@ def refusal(status: int, message: str = "no", *, headers: dict[str, str] | None 
 
 
 class Endpoint:
-    """Counts what it is asked."""
+    """Keeps what it is asked."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
@@ -78,6 +80,11 @@ class Endpoint:
         return refusal(503)
 
     @property
+    def calls(self) -> Counter[str]:
+        """How often each model was asked."""
+        return Counter(body["model"] for body in self.bodies)
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.port}/v1"
 
@@ -97,6 +104,17 @@ async def serving(answer: Answer) -> AsyncIterator[Endpoint]:
         yield endpoint
     finally:
         await endpoint.stop()
+
+
+@contextmanager
+def served(answer: Answer) -> Iterator[Endpoint]:
+    """The same, for code without an event loop."""
+    endpoint = Endpoint(answer)
+    asyncio.run(endpoint.start())
+    try:
+        yield endpoint
+    finally:
+        asyncio.run(endpoint.stop())
 
 
 def asked(body: Body) -> str:
