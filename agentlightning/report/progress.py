@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.console import Console, RenderableType
+from rich.progress import ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from .live import LiveDisplay, bars
 
 T = TypeVar("T")
 TRAIN_REWARD = "critic/score/mean"
@@ -24,7 +23,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 24
 
 
-class Progress:
+class Progress(LiveDisplay):
     """The steps of a run: how far it is, what it is doing, and how the reward goes. A context manager.
 
     Args:
@@ -34,27 +33,12 @@ class Progress:
     """
 
     def __init__(self, total: int, *, enabled: bool = True, console: Console | None = None) -> None:
-        self.total = total
-        self._enabled = enabled
-        self._console = console or Console()
+        super().__init__("step", total, *_left(), enabled=enabled, console=console)
         self._rewards: list[float] = []
         self._status = Text("waiting for the first step", style="dim")
-        self._bars = _bars(self._console)
-        self._run = self._bars.add_task("step", total=total)
-        self._phase = self._bars.add_task("", total=None, visible=False)
-        self._live: Live | None = None
 
-    def __enter__(self) -> Self:
-        if self._enabled and self._console.is_terminal:
-            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
-            self._live.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._bars.update(self._phase, visible=False)
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+    def below(self) -> tuple[RenderableType, ...]:
+        return (self._status,)
 
     def phase(self, step: int, name: str) -> Callable[[int, int], None]:
         """Say what the run does now.
@@ -85,11 +69,8 @@ class Progress:
         self._bars.update(self._run, completed=row["step"])
         line = describe_step(row)
         self._status = Text.assemble((_curve(self._rewards), "green"), "  " if self._rewards else "", line)
-        if self._enabled and self._live is None:
-            self._console.print(f"step {row['step']}/{self.total}  {line}", highlight=False, soft_wrap=True)
-
-    def _render(self) -> RenderableType:
-        return Group(self._bars, self._status)
+        if self._live is None:
+            self.say(f"step {row['step']}/{self.total}  {line}")
 
 
 def describe_step(row: Mapping[str, Any]) -> str:
@@ -126,8 +107,8 @@ def track(items: Iterable[T], description: str, *, total: int, console: Console 
     console = console or Console()
     started = time.perf_counter()
     if console.is_terminal:
-        with _bars(console) as bars:
-            yield from bars.track(items, total=total, description=description)
+        with bars(console, *_left()) as shown:
+            yield from shown.track(items, total=total, description=description)
         return
     for number, item in enumerate(items, 1):
         yield item
@@ -136,17 +117,8 @@ def track(items: Iterable[T], description: str, *, total: int, console: Console 
             console.print(f"{description}  {number}/{total}  {spent:.1f} s", highlight=False, soft_wrap=True)
 
 
-def _bars(console: Console) -> Bars:
-    return Bars(
-        TextColumn("{task.description:<12}"),
-        BarColumn(bar_width=40),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left", style="dim"),
-        TimeRemainingColumn(),
-        console=console,
-        auto_refresh=True,
-    )
+def _left() -> tuple[ProgressColumn, ProgressColumn]:
+    return TextColumn("left", style="dim"), TimeRemainingColumn()
 
 
 def _curve(values: list[float]) -> str:

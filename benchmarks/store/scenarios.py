@@ -88,7 +88,7 @@ def _processes(count: int) -> Scenario:
 
 
 def _shape(name: str, title: str, memory: str, sqlite: str, quick: int) -> Scenario:
-    sides = {home: Side(f"shapes.py --shape {name} --home {home}", f"--tasks {quick}") for home in HOMES}
+    sides = {home: Side(f"shapes.py --shape {name} --home {home} --processes 4", f"--tasks {quick}") for home in HOMES}
     targets = {"memory": memory, "sqlite": sqlite}
     return Scenario(title, sides, [Row(h, "rollouts_per_s", targets[h], against="allowed_per_s") for h in HOMES])
 

@@ -38,7 +38,7 @@ class Shape:
 
 
 POLL = 0.2
-"""Seconds between two looks at what has ended; upstream's algorithm looks every 5 s."""
+"""Seconds to wait for all; then what has ended is checked. Upstream's algorithm looks every 5 s."""
 
 SHAPES = {
     "minimal": Shape("batch", 32, 6, 0.5, 256, 0, 512),
@@ -131,11 +131,10 @@ async def in_batches(store: Any, shape: Shape) -> None:
         batch = await enqueue(store, range(first, min(first + shape.batch, shape.tasks)))
         pending = set(batch)
         while pending:
-            done = await store.wait_for_rollouts(rollout_ids=sorted(pending), timeout=0.0)
+            done = await store.wait_for_rollouts(rollout_ids=sorted(pending), timeout=POLL)
             for rollout in done:
                 pending.discard(rollout.rollout_id)
                 await check(store, rollout.rollout_id, batch[rollout.rollout_id])
-            await asyncio.sleep(POLL)
 
 
 async def by_queue(store: Any, shape: Shape) -> None:
@@ -147,10 +146,9 @@ async def by_queue(store: Any, shape: Shape) -> None:
             active |= await enqueue(store, range(sent, sent + count))
             sent += count
             continue
-        done = await store.wait_for_rollouts(rollout_ids=list(active), timeout=0.0)
+        done = await store.wait_for_rollouts(rollout_ids=list(active), timeout=POLL)
         for rollout in done:
             await check(store, rollout.rollout_id, active.pop(rollout.rollout_id))
-        await asyncio.sleep(POLL)
 
 
 def main() -> None:

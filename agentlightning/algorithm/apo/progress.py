@@ -5,16 +5,12 @@ Where the output is no terminal there is one plain line a round.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from agentlightning.report.live import LiveDisplay
 
 from .candidate import Candidate
 from .report import Facts
@@ -25,7 +21,7 @@ _SHOWN = 8
 """Candidates in the table."""
 
 
-class Progress:
+class Progress(LiveDisplay):
     """What a run does and how its prompts do. A context manager.
 
     Args:
@@ -35,39 +31,18 @@ class Progress:
     """
 
     def __init__(self, rounds: int, *, enabled: bool = True, console: Console | None = None) -> None:
-        self._total = rounds
-        self._enabled = enabled
-        self._console = console or Console()
-        self._bars = Bars(
-            TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=40),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-        )
-        self._run = self._bars.add_task("round", total=rounds)
-        self._phase = self._bars.add_task("rollouts", total=None, visible=False)
+        super().__init__("round", rounds, enabled=enabled, console=console)
         self._table: RenderableType = Text("trying the start", style="dim")
         self._cost = Text("")
-        self._live: Live | None = None
         self._said = 0
         """The round of the last line."""
 
-    def __enter__(self) -> Self:
-        if self._enabled and self._console.is_terminal:
-            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
-            self._live.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._bars.update(self._phase, visible=False)
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+    def below(self) -> tuple[RenderableType, ...]:
+        return self._table, self._cost
 
     def rollouts(self, done: int, total: int) -> None:
         """Show how many of the rollouts under way are finished."""
-        self._bars.update(self._phase, completed=done, total=total, visible=done < total)
+        self._bars.update(self._phase, description="rollouts", completed=done, total=total, visible=done < total)
 
     def round_done(self, state: State) -> None:
         """Show how a run stands after a round."""
@@ -75,25 +50,19 @@ class Progress:
         self._cost = Text(state.ledger.line(), style="dim")
         if self._live is not None:
             self._table = _table(state)
-        elif self._enabled and state.rounds:
+        elif state.rounds:
             again = "" if state.round != self._said else " at the end"
-            line = f"round {state.round}/{self._total}{again}  {describe_round(state)}"
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.say(f"round {state.round}/{self.total}{again}  {describe_round(state)}")
             self._said = state.round
 
     def finished(self, facts: Facts) -> None:
         """Say how the run ended."""
-        if not self._enabled:
-            return
-        self.__exit__(None, None, None)
-        lines = [f"ended: {facts.ended}", f"best: {facts.best.id}{_scores(facts)}"]
+        self.stop()
+        self.say(f"ended: {facts.ended}")
+        self.say(f"best: {facts.best.id}{_scores(facts)}")
         if facts.held_out is not None:
-            lines.append(f"held-out reward: {facts.held_out.describe()}")
-        for line in [*lines, f"cost: {facts.cost}"]:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    def _render(self) -> RenderableType:
-        return Group(self._bars, self._table, self._cost)
+            self.say(f"held-out reward: {facts.held_out.describe()}")
+        self.say(f"cost: {facts.cost}")
 
 
 def _scores(facts: Facts) -> str:
