@@ -101,10 +101,11 @@ def _joined(parts: Iterator[tuple[str, bool]]) -> list[str]:
 
 
 def _jinja() -> SandboxedEnvironment:
-    from jinja2 import StrictUndefined  # costs 30 ms to import
+    from jinja2 import DictLoader, StrictUndefined  # costs 30 ms to import
     from jinja2.sandbox import SandboxedEnvironment
 
-    return SandboxedEnvironment(undefined=StrictUndefined)
+    # There is no other template to include: with a loader that says so the error is one of the template.
+    return SandboxedEnvironment(undefined=StrictUndefined, loader=DictLoader({}))
 
 
 def _render_jinja(template: str, values: Mapping[str, Any]) -> str:

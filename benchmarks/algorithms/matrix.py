@@ -21,7 +21,7 @@ THRESHOLD = 0.8
 """Mean sampled reward of the last `WINDOW` rollouts; the rollouts until there measure sample efficiency."""
 WINDOW = 640
 """Rollouts of 80 tasks, five steps. The tasks of one step differ enough to move its mean by 0.08."""
-STEPS = 16
+STEPS = 14
 RUNNERS = 32
 THREADS = 1
 

@@ -2,7 +2,7 @@
 
     python benchmarks/apo/compare.py [--quick] [--only NAME ...] [--families NAME ...] [--seeds N] [--jobs N] [--costs]
 
-Every run is a process of its own, talks to one endpoint that this starts, and leaves a file in
+Every run is a process of its own (a fork, `fleet.py`), talks to one endpoint that this starts, and leaves a file in
 `runs/bench-apo/results`; a second call goes on with what is missing or was made by other code or settings. A peer
 whose environment is not there (`make bench-peers`) is named and left out. `--costs` measures time, one run after the
 other, on a machine that should be quiet; `--tune` runs the grids of the peers' settings on the tuning families.
@@ -16,12 +16,14 @@ import hashlib
 import json
 import os
 import platform
+import queue
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import table
 from bed.catalog import REPORT, REPORT_SEEDS, TUNING, TUNING_SEEDS
@@ -30,6 +32,7 @@ from methods import (
     COMPARED,
     GEPA,
     GEPA_GRID,
+    IMPORTS,
     METHODS,
     OURS,
     PYTHONS,
@@ -100,17 +103,68 @@ def endpoint(latency_ms: float = 0.0) -> Iterator[str]:
             process.terminate()
 
 
+def arguments_of(job: Job, address: str) -> list[str]:
+    """What a driver is told."""
+    told = ["--endpoint", address, "--family", job.family, "--seed", str(job.seed), "--name", job.name]
+    return [*told, "--settings", json.dumps(job.settings), "--budgets", ",".join(map(str, job.budgets))]
+
+
+def environment() -> dict[str, str]:
+    """Of the drivers, which import nothing of ours that they do not have installed."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**kept, "OMP_NUM_THREADS": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+
+
 def drive(job: Job, address: str, *flags: str) -> list[dict[str, Any]]:
-    """Run a job; its lines. Raises `RuntimeError` with its last words."""
-    command = [str(PYTHONS[job.driver]), str(HERE / job.driver), "--endpoint", address, "--family", job.family]
-    command += ["--seed", str(job.seed), "--name", job.name, "--settings", json.dumps(job.settings)]
-    command += ["--budgets", ",".join(map(str, job.budgets)), *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    environment.pop("PYTHONPATH", None)
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT_S)
-    if ended.returncode:
-        raise RuntimeError(f"exit status {ended.returncode}: {ended.stderr.strip()[-600:]}")
-    return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+    """Run a job in a process of its own, as for times; its lines. Raises `RuntimeError` with its last words."""
+    command = [str(PYTHONS[job.driver]), str(HERE / job.driver), *arguments_of(job, address), *flags]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=LIMIT_S)
+    return lines_of(ended.returncode, ended.stdout, ended.stderr)
+
+
+def lines_of(status: int, out: str, err: str) -> list[dict[str, Any]]:
+    """What a driver printed."""
+    if status:
+        raise RuntimeError(f"exit status {status}: {err.strip()[-600:]}")
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+class Fleet:
+    """Runs jobs one after the other, each driver's in forks of one process (`fleet.py`). A context manager."""
+
+    def __init__(self) -> None:
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._folder = tempfile.TemporaryDirectory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.communicate()
+        self._folder.cleanup()
+
+    def drive(self, job: Job, address: str) -> list[dict[str, Any]]:
+        """As the function of this name."""
+        process = self._process(job.driver)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        out, err = Path(self._folder.name, "out"), Path(self._folder.name, "err")
+        told = {"arguments": arguments_of(job, address), "out": str(out), "err": str(err)}
+        process.stdin.write(json.dumps(told) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process that runs {job.driver} has ended")
+        return lines_of(int(answer), out.read_text(), err.read_text())
+
+    def _process(self, driver: str) -> subprocess.Popen[str]:
+        if driver not in self._processes:
+            command = [str(PYTHONS[driver]), str(HERE / "fleet.py"), driver, *IMPORTS[driver]]
+            self._processes[driver] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+            )
+        return self._processes[driver]
 
 
 class Results:
@@ -153,15 +207,21 @@ def run_all(jobs: Sequence[Job], results: Results, workers: int) -> list[str]:
     todo = [job for job in jobs if results.read(job) is None]
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them there already", flush=True)
     failed: list[str] = []
-    with endpoint() as address, ThreadPoolExecutor(workers) as pool:
+    with endpoint() as address, contextlib.ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
+        free: queue.SimpleQueue[Fleet] = queue.SimpleQueue()
+        for _ in range(workers):
+            free.put(stack.enter_context(Fleet()))
 
         def one(number: int, job: Job) -> None:
+            fleet = free.get()
             try:
-                lines = drive(job, address)
-            except (RuntimeError, subprocess.SubprocessError, ValueError) as error:
+                lines = fleet.drive(job, address)
+            except (RuntimeError, OSError, ValueError) as error:
                 failed.append(f"{job.name}: {error}")
                 print(f"{number}/{len(todo)} {job.name}: failed", flush=True)
                 return
+            finally:
+                free.put(fleet)
             results.write(job, lines)
             gains = " ".join(f"{line['budget']}: {line['gain']:.2f}" for line in table.rows(lines))
             print(f"{number}/{len(todo)} {job.name}: {gains}, {lines[-1]['wall_s']:.0f} s", flush=True)

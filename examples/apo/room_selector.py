@@ -7,7 +7,7 @@
 
 The same from the command line, without this file's `main`:
 
-    agl apo examples/apo/room_selector.py:room_selector --prompt prompt.txt --run rooms ...
+    agl apo examples.apo.room_selector:room_selector --prompt prompt.txt --run rooms ...
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ def algorithm(model: str, client: Any, args: argparse.Namespace, test: list[Any]
 
 def main() -> None:
     args = parse_args()
+    client = openai.AsyncOpenAI()  # before minutes of work: it refuses where there is no key
     data, directory = Path(args.runs_dir) / f"{args.run}-data", Path(args.runs_dir) / args.run
     if not (data / "train.jsonl").exists():
         make_data(data, args.seed)
@@ -69,7 +70,7 @@ def main() -> None:
     model = args.model or str(data / "warm_start")
     if args.model is None and not (data / "warm_start").exists():
         warm_start(data, train, args.seed)
-    both = algorithm(model, openai.AsyncOpenAI(), args, test[: args.test])
+    both = algorithm(model, client, args, test[: args.test])
     trainer = agl.Trainer(
         algorithm=both,
         n_runners=args.runners,

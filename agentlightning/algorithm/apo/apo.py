@@ -28,7 +28,7 @@ from .plan import Plan, plan_of
 from .progress import Progress
 from .report import HeldOut, Report, facts_of
 from .state import State
-from .strategies import Spec
+from .strategies import Critique, Spec
 from .trials import Trials
 from .writer import Writer
 
@@ -204,6 +204,10 @@ class APO(Algorithm):
         """Refuse what can't work before anything is paid."""
         if importlib.util.find_spec("openai") is None:
             raise ConfigError("`APO` needs openai: pip install 'agentlightning[apo]'")
+        if self.budget.cost is not None and isinstance(self.plan.proposer, Critique):
+            for name in (self.gradient_model, self.apply_edit_model):
+                if self.budget.price(name) is None:
+                    raise ConfigError(f"`cost` is a limit but `prices` has none for model {name!r}; add one")
         report = 2 * len(self.test_dataset or ())
         if self.budget.rollouts is not None and self.budget.rollouts <= report:
             raise ConfigError(
@@ -249,6 +253,7 @@ class APO(Algorithm):
         ledger.hold(2 * len(datasets.get("test", ())))
         scope = title = self.run_dir.resolve().name if self.run_dir is not None else ""
         report = None if self.run_dir is None else Report(self.run_dir / "apo", self.describe(), title)
+        self._check_start(resources, start, None if report is None else report.start_prompts())
         with Progress(plan.rounds) as progress:
             trials = Trials(
                 store,
@@ -287,6 +292,8 @@ class APO(Algorithm):
                 if report is not None:
                     report.finish(self.state, f"error: {error}")
                 raise
+            finally:
+                await writer.close()
             facts = facts_of(self.state, self.describe(), self.reason)
             if report is not None:
                 facts = report.finish(self.state, self.reason)
@@ -331,6 +338,17 @@ class APO(Algorithm):
             if name not in found:
                 raise ConfigError(f"`prompts` names `{name}`, and the prompts are {', '.join(found)}")
         return {name: each for name, each in found.items() if self.prompts is None or name in self.prompts}
+
+    def _check_start(
+        self, resources: NamedResources, start: Mapping[str, PromptTemplate], begun: Mapping[str, str] | None
+    ) -> None:
+        for name, each in resources.items():
+            if isinstance(each, PromptTemplate) and each.engine == "poml" and importlib.util.find_spec("poml") is None:
+                raise ConfigError(f"`engine` of prompt `{name}` is 'poml': pip install 'agentlightning[poml]'")
+        if begun is not None and begun != {name: each.template for name, each in start.items()}:
+            raise ConfigError(
+                "the run was begun with other prompts than these; resume with the same, or start a new run"
+            )
 
     def _datasets(self, train: Dataset[Any] | None, val: Dataset[Any] | None) -> dict[Split, Dataset[Any]]:
         if train is None:

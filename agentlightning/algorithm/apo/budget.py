@@ -170,7 +170,6 @@ class Ledger:
         self.spent = Spent()
         self._clock = clock
         self._began = clock()
-        self._seen: set[str] = set()
         self._running = 0
         """Rollouts that are reserved."""
         self._held = 0
@@ -186,7 +185,7 @@ class Ledger:
     @property
     def knows_a_rollout(self) -> bool:
         """Whether it can be told what a rollout may take. If not, one must be run alone first."""
-        return bool(self._seen) or not self.counts_calls_of_agents
+        return bool(self.spent.rollouts) or not self.counts_calls_of_agents
 
     @property
     def counts_calls_of_agents(self) -> bool:
@@ -234,20 +233,21 @@ class Ledger:
     def rollout_done(self, outcome: Outcome) -> None:
         """Settle one that was reserved, however it ended."""
         self._running = max(0, self._running - 1)
-        self.rollout_known(outcome)
-
-    def rollout_known(self, outcome: Outcome) -> None:
-        """Count one that was paid before this process began; counted once, however often it is asked for."""
-        if outcome.rollout_id in self._seen:
-            return
-        self._seen.add(outcome.rollout_id)
-        cost = self.budget.cost_of(outcome.model, outcome.input_tokens, outcome.output_tokens)
-        tokens = outcome.input_tokens + outcome.output_tokens
-        calls, most_tokens, most_cost = self._largest
-        self._largest = (max(calls, outcome.calls), max(most_tokens, tokens), max(most_cost, cost))
         self.spent.rollouts += 1
         self.spent.failed += outcome.failed
+        calls, tokens, cost = self._count(outcome)
+        most_calls, most_tokens, most_cost = self._largest
+        self._largest = (max(most_calls, calls), max(most_tokens, tokens), max(most_cost, cost))
+
+    def rollout_cut(self, outcome: Outcome) -> None:
+        """Count what one took that a kill cut off: another will run in its place."""
+        self._count(outcome)
+
+    def _count(self, outcome: Outcome) -> tuple[int, int, float]:
+        """Its calls, tokens and dollars."""
+        cost = sum(self.budget.cost_of(model, *used) for model, used in outcome.usage.items())
         self._add(outcome.calls, outcome.input_tokens, outcome.output_tokens, cost)
+        return outcome.calls, outcome.input_tokens + outcome.output_tokens, cost
 
     def hold(self, n: int) -> None:
         """Keep `n` rollouts back, for the final report; replaces what was held.

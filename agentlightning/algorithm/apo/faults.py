@@ -14,16 +14,21 @@ if TYPE_CHECKING:
 
 _ENDS_THE_RUN = {
     401: "the endpoint does not accept the client's `api_key`",
+    402: "the account of the client's `api_key` has no credit left",
     403: "the endpoint does not allow the client's `api_key` to use it",
     404: "the endpoint does not know this model or path; check the model's name and the client's `base_url`",
 }
+
+MENDED = ("option", "length")
+"""Kinds after which the next try is another request: it has no reason to wait, or to be the last."""
 
 
 class Fault(Exception):
     """One try that brought no reply.
 
     Args:
-        kind: `rate_limit`, `server`, `timeout`, `connection`, `empty`, `malformed`, `option` or `refused`.
+        kind: `rate_limit`, `server`, `timeout`, `connection`, `empty`, `malformed`, `option`,
+            `length` or `refused`.
         message: For the log.
         again: Whether the same request may succeed later.
         after: Seconds to wait at least, where the endpoint says.
@@ -51,7 +56,11 @@ class Fault(Exception):
 
     def of_option(self) -> Fault:
         """The same for a request that will do without an option."""
-        return Fault("option", str(self), after=0.0)
+        return Fault("option", str(self))
+
+    def of_length(self) -> Fault:
+        """The same for a request that will ask for a shorter answer."""
+        return Fault("length", str(self))
 
 
 def fault_of(error: Exception) -> Fault:
@@ -97,7 +106,10 @@ def _retry_after(headers: Mapping[str, Any]) -> float | None:
         except (KeyError, ValueError):
             continue
     if (date := email.utils.parsedate_tz(headers.get("retry-after", ""))) is not None:
-        return max(0.0, email.utils.mktime_tz(date) - time.time())
+        try:
+            return max(0.0, email.utils.mktime_tz(date) - time.time())
+        except (ValueError, OverflowError):  # a date that no calendar has
+            return None
     return None
 
 

@@ -6,6 +6,7 @@ says nothing about the text that was proposed.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,8 @@ from agentlightning.types.templates import Engine
 
 LONGEST = 20_000
 """Characters that a candidate may have; four times the start prompt where that is more."""
+_BREAKS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, ValueError)
+"""What rendering may end in: a model's template divides by zero, calls itself, asks for a text of many gigabytes."""
 
 
 def problem_with(candidate: PromptTemplate, start: PromptTemplate) -> str | None:
@@ -29,14 +32,20 @@ def problem_with(candidate: PromptTemplate, start: PromptTemplate) -> str | None
     if len(candidate.template) > max(LONGEST, 4 * len(start.template)):
         return "too long"
     needed = placeholders(start)
-    if _failure(start.template, start.engine, _formats(start)):
+    if not renders(start):
         return _lost(needed, candidate)
     return (
         _unreadable(candidate)
         or _lost(needed, candidate)
         or _unknown(needed, set(start.input_keys or ()), candidate)
         or _failure(candidate.template, candidate.engine, _formats(start))
+        or _unused(start, candidate)
     )
+
+
+def renders(start: PromptTemplate) -> bool:
+    """Whether `format` can fill in a start prompt; if not, the agent fills it in by its own means."""
+    return _failure(start.template, start.engine, _formats(start)) is None
 
 
 def placeholders(template: PromptTemplate) -> set[str]:
@@ -118,16 +127,38 @@ def _failure(template: str, engine: Engine, formats: frozenset[str]) -> str | No
         return _no_render(text_of.unclosed(template))
     from jinja2 import TemplateError
 
-    sample = _Sample(formats)
     try:
-        names = {_root(name) for name in text_of.placeholders(template, engine)}
-        text_of.render(template, engine, {name: sample for name in names if name.isidentifier()})
-    except (KeyError, IndexError, ValueError, OverflowError, TemplateError) as error:
-        return _no_render(f"{type(error).__name__}: {error}")
+        _rendered(template, engine, formats)
     except TypeError as error:
         # A Jinja expression such as `n > 3` may be right for the real value.
         return None if engine == "jinja" else _no_render(str(error))
+    except (*_BREAKS, TemplateError) as error:
+        return _no_render(f"{type(error).__name__}: {error}")
     return None
+
+
+def _rendered(template: str, engine: Engine, formats: frozenset[str] = frozenset()) -> str:
+    """`template` with samples filled in, each of which holds the name of its place."""
+    names = {_root(name) for name in text_of.placeholders(template, engine)}
+    return text_of.render(template, engine, {name: _Sample(formats, name) for name in names if name.isidentifier()})
+
+
+def _unused(start: PromptTemplate, candidate: PromptTemplate) -> str | None:
+    """A Jinja place that shows in `start` must show in the candidate, and not only be named, as by `if`."""
+    if start.engine != "jinja":
+        return None
+    try:
+        before, after = (_rendered(each.template, each.engine).lower() for each in (start, candidate))
+    except TypeError:  # as above: what it comes to isn't known here
+        return None
+    for name in sorted(placeholders(start)):
+        if (mark := _mark(name).lower()) in before and mark not in after:
+            return f"lost placeholder {{{_short(name)}}}"
+    return None
+
+
+def _mark(name: str) -> str:
+    return f"sample of {name}."
 
 
 def _no_render(why: str | None) -> str | None:
@@ -137,8 +168,9 @@ def _no_render(why: str | None) -> str | None:
 class _Sample:
     """Stands for any value: text, number, list of itself, object with every attribute and key."""
 
-    def __init__(self, formats: frozenset[str]) -> None:
+    def __init__(self, formats: frozenset[str], name: str) -> None:
         self._formats = formats
+        self._text = _mark(name)
 
     def __getattr__(self, name: str) -> _Sample:
         if name.startswith("__"):
@@ -158,12 +190,14 @@ class _Sample:
         return 1
 
     def __str__(self) -> str:
-        return "sample"
+        return self._text
 
     def __format__(self, form: str) -> str:
         if form in self._formats:
-            return "sample"
-        for value in ("sample", 1, 1.0):
+            return self._text
+        if any(int(number) > LONGEST for number in re.findall(r"\d+", form)):
+            raise ValueError(f"the format {form!r} makes a text of more than {LONGEST} characters")
+        for value in (self._text, 1, 1.0):
             try:
                 return format(value, form)
             except ValueError:

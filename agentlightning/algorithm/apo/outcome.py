@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -39,12 +40,18 @@ class Outcome:
     conversations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """The messages of each LLM call (`messages`, `tools`), in order."""
     calls: int = 0
-    """LLM calls."""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    model: str = ""
-    """The model of the last call, for its price."""
+    """Requests to LLMs."""
+    usage: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """Model -> input and output tokens of its calls."""
 
     @property
     def failed(self) -> bool:
         return self.status != "succeeded"
+
+    @property
+    def input_tokens(self) -> int:
+        return sum(used[0] for used in self.usage.values())
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(used[1] for used in self.usage.values())

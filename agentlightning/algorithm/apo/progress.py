@@ -13,9 +13,9 @@ from rich.text import Text
 from agentlightning.report.live import LiveDisplay
 
 from .candidate import Candidate
-from .report import Facts
+from .report import Facts, bounds_of
 from .state import Round, State
-from .stats import mean_interval
+from .stats import Bounds, mean_interval
 
 _SHOWN = 8
 """Candidates in the table."""
@@ -71,7 +71,10 @@ def _scores(facts: Facts) -> str:
         return ", the start: nothing better was found"
     if best is None:
         return ""
-    return f", validation {best.mean:.3f}" + ("" if start is None else f" (start {start.mean:.3f})")
+    # The start may have been tried on fewer tasks.
+    tasks = "" if start is None or start.n == best.n else f" on {start.n}"
+    before = "" if start is None else f" (start {start.mean:.3f}{tasks})"
+    return f", validation {best.mean:.3f}{f' on {best.n} tasks' if tasks else ''}{before}"
 
 
 def describe_round(state: State) -> str:
@@ -96,23 +99,23 @@ def _table(state: State) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in ("", "candidate", "made by", "of"):
         table.add_column(name)
-    for name in ("round", "validation", "± 95%", "tasks"):
+    for name in ("round", "validation", "95% interval", "tasks"):
         table.add_column(name, justify="right")
     best = state.best or state.candidates[0]
     tried = [each for each in state.ranked(state.candidates) if state.scores(each)]
     # The best by the evaluator's word comes first; a mean over few tasks may be higher.
     rows = [best, *(each for each in tried if each.id != best.id)][:_SHOWN]
-    start = state.candidates[0]
+    start, bounds = state.candidates[0], bounds_of(state)
     for candidate in [*rows, *([start] if all(start.id != row.id for row in rows) else [])]:
-        table.add_row(*_cells(state, candidate, best))
+        table.add_row(*_cells(state, candidate, best, bounds))
     return table
 
 
-def _cells(state: State, candidate: Candidate, best: Candidate) -> list[str]:
+def _cells(state: State, candidate: Candidate, best: Candidate, bounds: Bounds) -> list[str]:
     mark = "best" if candidate.id == best.id else "start" if candidate.operator == "seed" else ""
     made = [mark, candidate.id, candidate.operator, ", ".join(candidate.parents), str(candidate.round)]
     values = list(state.scores(candidate).values())
     if not values:
         return [*made, "", "", ""]
-    interval = mean_interval(values)
-    return [*made, f"{interval.mean:.3f}", f"{(interval.high - interval.low) / 2:.3f}", str(len(values))]
+    interval = mean_interval(values, bounds=bounds)
+    return [*made, f"{interval.mean:.3f}", f"{interval.low:.3f} to {interval.high:.3f}", str(len(values))]

@@ -16,13 +16,17 @@ from agentlightning.semconv import (
     GEN_AI_REQUEST_MODEL,
     GEN_AI_USAGE_INPUT_TOKENS,
     GEN_AI_USAGE_OUTPUT_TOKENS,
+    LLM_CALL_CHOICE,
+    LLM_CALL_NUMBER,
 )
 from agentlightning.types import AttemptedRollout, Rollout, Span
 
 from .outcome import Outcome, Place
 
 
-def outcome_of(rollout: Rollout, place: Place, spans: Sequence[Span], adapter: TraceToMessages) -> Outcome:
+def outcome_of(
+    rollout: Rollout, place: Place, spans: Sequence[Span], adapter: TraceToMessages, given_up: Sequence[Span] = ()
+) -> Outcome:
     """What became of a finished rollout.
 
     Args:
@@ -30,9 +34,10 @@ def outcome_of(rollout: Rollout, place: Place, spans: Sequence[Span], adapter: T
         place: Which task it was.
         spans: Of its latest attempt.
         adapter: Reads the messages; only train rollouts are read, since no critic sees others.
+        given_up: Spans of earlier attempts, as of a runner that died: they count as paid, and for nothing else.
     """
     reward = find_final_reward(list(spans))
-    calls = without_twins([span for span in spans if answer_messages(span)])
+    calls = [*_calls(given_up), *_calls(spans)]
     failed = rollout.status != "succeeded"
     return Outcome(
         place=place,
@@ -45,10 +50,27 @@ def outcome_of(rollout: Rollout, place: Place, spans: Sequence[Span], adapter: T
         feedback=tuple(text for span in spans for text in _said(span)) if place.split == "train" else (),
         conversations=[dict(each) for each in adapter.adapt(spans)] if place.split == "train" else [],
         calls=len(calls),
-        input_tokens=sum(_number(span, GEN_AI_USAGE_INPUT_TOKENS) for span in calls),
-        output_tokens=sum(_number(span, GEN_AI_USAGE_OUTPUT_TOKENS) for span in calls),
-        model=str(calls[-1].attributes.get(GEN_AI_REQUEST_MODEL, "")) if calls else "",
+        usage=_usage(calls),
     )
+
+
+def _calls(spans: Sequence[Span]) -> list[Span]:
+    """One span for each request to an LLM: the gateway's, also those that failed or made vectors, and what others saw
+    answered. Further choices of an answer are no requests."""
+    asked = [span for span in spans if LLM_CALL_NUMBER in span.attributes or answer_messages(span)]
+    return [span for span in without_twins(asked) if not span.attributes.get(LLM_CALL_CHOICE)]
+
+
+def _usage(calls: Sequence[Span]) -> dict[str, tuple[int, int]]:
+    used: dict[str, tuple[int, int]] = {}
+    for span in calls:
+        model = str(span.attributes.get(GEN_AI_REQUEST_MODEL, ""))
+        before = used.get(model, (0, 0))
+        used[model] = (
+            before[0] + _number(span, GEN_AI_USAGE_INPUT_TOKENS),
+            before[1] + _number(span, GEN_AI_USAGE_OUTPUT_TOKENS),
+        )
+    return used
 
 
 def _said(span: Span) -> list[str]:

@@ -12,6 +12,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+Bounds = tuple[float, float]
+"""The smallest and the greatest reward that there can be."""
+UNBOUNDED: Bounds = (-math.inf, math.inf)
 EXACT_UP_TO = 16
 """Differences that are not 0, up to which all sign patterns are counted."""
 DRAWS = 100_000
@@ -52,10 +55,11 @@ class Comparison:
         return self.wins + self.losses + self.ties
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+def mean_interval(values: Sequence[float], level: float = 0.95, bounds: Bounds = UNBOUNDED) -> Interval:
     """Mean reward with its confidence interval: Wilson's for 0 and 1, Student's t for anything else.
 
-    Of one value that is neither 0 nor 1 nothing is known: its interval is unbounded. Raises `ValueError` without one.
+    Student's ends at the `bounds` of what a reward can be. Of one value that is neither 0 nor 1 nothing else is known.
+    Raises `ValueError` without one.
     """
     if not values:
         raise ValueError("`values` is empty: a mean needs at least one")
@@ -63,18 +67,24 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     if all(value in (0, 1) for value in values):
         return Interval(mean, *_wilson(mean, len(values), level), len(values), "wilson")
     half = _t_half(values, level)
-    return Interval(mean, mean - half, mean + half, len(values), "t")
+    return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), len(values), "t")
 
 
 def compare(
-    first: Sequence[float], second: Sequence[float], level: float = 0.95, *, greater: bool = False
+    first: Sequence[float],
+    second: Sequence[float],
+    level: float = 0.95,
+    *,
+    greater: bool = False,
+    bounds: Bounds = UNBOUNDED,
 ) -> Comparison:
     """Paired comparison: `first[i]` and `second[i]` are rewards on the same task.
 
     `p` is two-sided; with `greater` it is the chance of a difference at least as great in favour of the second. It
     comes from the signs where all differences have one size (an exact binomial test), else from flipping signs
     (Fisher's randomisation test), exact up to `EXACT_UP_TO` differences. The interval of the difference is Student's,
-    for rewards of 0 and 1 the adjusted Wald interval of Bonett and Price (2012), which is no point where all agree.
+    which ends where the `bounds` of a reward do; for rewards of 0 and 1 the adjusted Wald interval of Bonett and Price
+    (2012), which is no point where all agree.
     """
     if len(first) != len(second) or not first:
         raise ValueError(f"`first` has {len(first)} values and `second` {len(second)}: both need one for each task")
@@ -85,8 +95,8 @@ def compare(
         low, high = _bonett_price(wins, losses, len(differences), level)
     else:
         half = _t_half(differences, level)
-        mean = sum(differences) / len(differences)
-        low, high = mean - half, mean + half
+        mean, most = sum(differences) / len(differences), bounds[1] - bounds[0]
+        low, high = max(mean - half, -most), min(mean + half, most)
     p, method = paired_p(differences, greater=greater)
     return Comparison(sum(differences) / len(differences), low, high, p, wins, losses, ties, method)
 

@@ -41,6 +41,8 @@ METADATA = "apo"
 _LATE = "late"
 _LOOK_SECONDS = 0.5
 """How often progress is drawn, and a batch's time looked at."""
+_FIRST = 4
+"""Rollouts by which it is seen whether agents work at all."""
 _AT_ONCE = 500
 """Rollouts whose spans are asked for in one request."""
 Key = tuple[str, Place]
@@ -89,6 +91,10 @@ class Trials:
         self._done: dict[str, dict[Place, Outcome]] = {}
         self._recalled: dict[Key, Outcome] = {}
         """Paid before this process began, and not asked for yet: it counts when it is, as if it were run then."""
+        self._cut: dict[Key, list[Outcome]] = {}
+        """Under way when a process was killed: what they took counts when they are asked for, and they run again."""
+        self._looked = False
+        """Whether it was seen that agents do something."""
         self._checked = False
         """Whether it was seen that the agents' LLM calls are on record."""
         self._served: dict[str, str] = {}
@@ -136,13 +142,17 @@ class Trials:
 
     async def load(self) -> int:
         """Find the rollouts of an interrupted run in the store; how many there are."""
-        ended = [
+        found = [
             rollout
             for rollout in await self._store.query_rollouts(status_in=["succeeded", "failed", "cancelled"])
-            if self._key_of(rollout) is not None and (rollout.status != "cancelled" or _is_late(rollout))
+            if self._key_of(rollout) is not None
         ]
-        for key, outcome in await self._outcomes(ended):
-            self._recalled.setdefault(key, outcome)
+        cut = {each.rollout_id for each in found if each.status == "cancelled" and not _is_late(each)}
+        for key, outcome in await self._outcomes(found):
+            if outcome.rollout_id in cut:
+                self._cut.setdefault(key, []).append(outcome)
+            else:
+                self._recalled.setdefault(key, outcome)
         return len(self._recalled)
 
     # -- one batch --------------------------------------------------------------------------------------------------
@@ -156,13 +166,12 @@ class Trials:
 
     async def _pay(self, todo: Mapping[Key, Candidate]) -> None:
         """Have all of `todo` done: what an interrupted run paid for is taken from there."""
-        known = [key for key in todo if key in self._recalled]
+        for key in todo:
+            for outcome in self._cut.pop(key, ()):
+                self._ledger.rollout_cut(outcome)
+        self._ledger.rollouts(len(todo))  # also for those that are known: room is as it was before the interruption
         missing = [key for key in todo if key not in self._recalled]
-        for key in known:
-            self._ledger.rollout_known(self._recalled[key])
-        self._ledger.rollouts(len(missing))
-        for prompts, place in known:
-            self._done.setdefault(prompts, {})[place] = self._recalled.pop((prompts, place))
+        self._settle([(key, self._recalled.pop(key)) for key in todo if key in self._recalled])
         if not missing:
             return
         for key in missing:
@@ -172,10 +181,29 @@ class Trials:
             queued = await self._store.enqueue_many_rollouts([self._request(*key) for key in missing])
         except TypeError as error:
             raise DatasetError(f"a task can't be stored: {error}; tasks are JSON values") from error
-        for (prompts, place), outcome in await self._outcomes(await self._wait(list(queued))):
+        self._settle(await self._outcomes(await self._wait(list(queued))))
+        self._check_agents()
+        self._check_recorded()
+
+    def _settle(self, ended: Sequence[tuple[Key, Outcome]]) -> None:
+        for (prompts, place), outcome in ended:
             self._ledger.rollout_done(outcome)
             self._done.setdefault(prompts, {})[place] = outcome
-        self._check_recorded()
+
+    def _check_agents(self) -> None:
+        """Say once if all first rollouts failed or had no reward: no prompt mends a mistake in the agent."""
+        ended = [outcome for known in self._done.values() for outcome in known.values()]
+        if self._looked or len(ended) < _FIRST:
+            return
+        self._looked = True
+        if all(outcome.failed for outcome in ended):
+            logger.warning("all %d rollouts so far failed; the first: %s", len(ended), ended[0].error)
+        elif not any(outcome.rewarded for outcome in ended):
+            logger.warning(
+                "none of the %d rollouts so far has a reward, which counts as 0: return a number from the agent, or "
+                "call `emit_reward`",
+                len(ended),
+            )
 
     def _check_recorded(self) -> None:
         """Say once, after the first rollouts that succeeded, if there is no LLM call of theirs on record."""
@@ -227,8 +255,27 @@ class Trials:
             spans |= await self._store.query_many_spans(attempts[start : start + _AT_ONCE])
         keyed = [(key, rollout) for rollout in rollouts if (key := self._key_of(rollout)) is not None]
         return [
-            (key, outcome_of(rollout, key[1], spans.get(rollout.rollout_id, []), self._adapter))
+            (
+                key,
+                outcome_of(
+                    rollout,
+                    key[1],
+                    spans.get(rollout.rollout_id, []),
+                    self._adapter,
+                    given_up=await self._given_up(rollout),
+                ),
+            )
             for key, rollout in keyed
+        ]
+
+    async def _given_up(self, rollout: Rollout) -> list[Span]:
+        """Spans of the attempts before the latest."""
+        if not isinstance(rollout, AttemptedRollout) or rollout.attempt.sequence_id == 1:
+            return []
+        return [
+            span
+            for span in await self._store.query_spans(rollout.rollout_id)
+            if span.attempt_id != rollout.attempt.attempt_id
         ]
 
     def _key_of(self, rollout: Rollout) -> Key | None:

@@ -20,8 +20,8 @@ from agentlightning.utils.seeds import stable_seed
 from .budget import BudgetSpent, Call, Ledger, Usage
 from .candidate import content_key
 from .endpoint import Endpoint
-from .faults import Fault
-from .written import FATAL, Attempt, Record, Written
+from .faults import MENDED, Fault
+from .written import FATAL, LOST, Attempt, Record, Written
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Writer:
         self._written = Written(store, scope)
         self._known: dict[str, Record] = {}
         """Those that were asked for in this process, by key: they count as spent."""
-        self._failures = 0
+        self._failures: list[tuple[Attempt, Record]] = []
         """Requests in a row that failed."""
         self._last: Fault | None = None
         self._fatal: Fault | None = None
@@ -146,6 +146,10 @@ class Writer:
         ]
         await self._pay(tasks)
         return [self._reply(key) for key in keys]
+
+    async def close(self) -> None:
+        """Close what was opened to ask; the user's client stays as it was."""
+        await self._endpoint.close()
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
@@ -192,17 +196,21 @@ class Writer:
             for error in await asyncio.gather(*map(self._one, portion), return_exceptions=True):
                 if error is not None:
                     raise error
-            self._raise_if_hopeless()
+            await self._raise_if_hopeless()
 
     async def _one(self, task: _Task) -> None:
         async with self._at_once:
-            if self._fatal is not None or self._failures >= _IN_A_ROW:
+            if self._fatal is not None or self._is_hopeless():
                 self._ledger.call_done(task.most, Usage(tries=0))
                 return
             attempt = await self._written.begin(task.key, task.request, task.most)
             task.record.failed = await self._tries(task, attempt)
             await self._written.end(attempt, task.record)
         self._known[task.key] = task.record
+        if not task.record.failed and not self._is_hopeless():  # then others were passed over, and the run must end
+            self._failures.clear()
+        elif task.record.failed not in ("", "budget", FATAL):
+            self._failures.append((attempt, task.record))
 
     async def _tries(self, task: _Task, attempt: Attempt) -> str:
         """Try until there is a reply. Why there is none; empty where there is one."""
@@ -210,7 +218,7 @@ class Writer:
         while (fault := await self._try(task)) is not None:
             faults[fault.kind] = faults.get(fault.kind, 0) + 1
             self._ledger.fault(fault.kind)
-            passed = sum(faults.values()) - faults.get("option", 0)
+            passed = sum(times for kind, times in faults.items() if kind not in MENDED)
             if fault.fatal:
                 self._fatal = fault
                 return FATAL
@@ -223,7 +231,6 @@ class Writer:
             self._ledger.retried()
             await self._written.note(attempt, task.record)
             await asyncio.sleep(self._pause(fault, passed))
-        self._failures = 0
         return ""
 
     async def _try(self, task: _Task) -> Fault | None:
@@ -232,7 +239,7 @@ class Writer:
         seed = stable_seed(task.key, record.faults.get("empty", 0)) % 2**31
         fault = None
         try:
-            answer = await self._endpoint.ask(request.model, request.messages, seed)
+            answer = await self._endpoint.ask(request.model, request.messages, seed, record.faults.get("length", 0))
             usage, record.text, record.cut = answer.usage, answer.text, answer.cut
         except Fault as error:
             fault = error
@@ -243,22 +250,27 @@ class Writer:
 
     def _pause(self, fault: Fault, passed: int) -> float:
         """Seconds: doubled each time, with jitter so that requests don't come back together; what the endpoint asks."""
-        if fault.kind == "option":
+        if fault.kind in MENDED:
             return 0.0
         pause = min(_LONGEST_PAUSE, self._backoff * 2 ** (passed - 1)) * random.uniform(0.5, 1.0)
         return max(pause, min(fault.after or 0.0, _LONGEST_ASKED_PAUSE))
 
     def _give_up(self, task: _Task, fault: Fault, why: str) -> str:
-        self._failures += why != "budget"
         logger.warning("no reply for %s %s: %s", task.request.purpose, task.request.slot, fault)
         self._last = fault
         return why
 
-    def _raise_if_hopeless(self) -> None:
+    def _is_hopeless(self) -> bool:
+        return len(self._failures) >= _IN_A_ROW
+
+    async def _raise_if_hopeless(self) -> None:
         if self._fatal is not None:
             raise AgentLightningError(f"critic and editor can't be asked: {self._fatal}") from self._fatal
-        if self._failures >= _IN_A_ROW:
+        if self._is_hopeless():
+            for attempt, record in self._failures:  # a run that goes on asks them again
+                record.failed = LOST
+                await self._written.note(attempt, record)
             raise AgentLightningError(
-                f"the last {self._failures} requests to critic and editor all failed: {self._last}; when the endpoint "
-                "answers again, go on with `resume`"
+                f"the last {len(self._failures)} requests to critic and editor all failed: {self._last}; when the "
+                "endpoint answers again, go on with `resume`"
             ) from self._last

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -245,6 +247,60 @@ def test_a_sync_client_does_as_well(endpoint: Endpoint, tmp_path: Path) -> None:
     assert state_of(apo).round == 1
 
 
+def test_the_users_client_is_of_use_before_and_after_a_run(endpoint: Endpoint, tmp_path: Path) -> None:
+    client = openai.AsyncOpenAI(base_url=endpoint.url, api_key="sk-secret")
+    messages: Any = [{"role": "user", "content": "<prompt>a</prompt>"}]
+
+    async def ask() -> None:
+        await client.chat.completions.create(model="editor", messages=messages, seed=1)
+
+    apo = make(endpoint.url, budget=40, beam_rounds=1, test_dataset=None)
+    apo.client = client
+    agl.Trainer(algorithm=apo, n_runners=2, run_dir=tmp_path / "run").fit(agent, TRAIN, val_dataset=VAL)
+    asyncio.run(ask())
+    apo = make(endpoint.url, budget=40, beam_rounds=1, test_dataset=None)
+    apo.client = client  # with a connection of a loop that has ended
+    agl.Trainer(algorithm=apo, n_runners=2, run_dir=tmp_path / "again").fit(agent, TRAIN, val_dataset=VAL)
+    assert state_of(apo).ledger.spent.errors == {}
+
+
+def test_no_thread_is_left_behind(endpoint: Endpoint, tmp_path: Path) -> None:
+    apo = make(endpoint.url, budget=40, beam_rounds=1, test_dataset=None)
+    apo.client = openai.OpenAI(base_url=endpoint.url, api_key="sk-secret")
+    agl.Trainer(algorithm=apo, n_runners=2, run_dir=tmp_path / "run").fit(agent, TRAIN, val_dataset=VAL)
+    for thread in threading.enumerate():
+        if thread.name.startswith("apo-writer"):
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@agl.rollout
+def mistaken(task: Any, prompt_template: agl.PromptTemplate) -> float:
+    raise KeyError("questoin")
+
+
+@agl.rollout
+def silent(task: Any, prompt_template: agl.PromptTemplate) -> None:
+    prompt_template.format(name="Ann")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (mistaken, "all 8 rollouts so far failed; the first: KeyError: 'questoin'"),
+        (silent, "none of the 8 rollouts so far has a reward"),
+    ],
+)
+def test_an_agent_that_can_not_work_is_said_once(
+    endpoint: Endpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: Any, said: str
+) -> None:
+    apo = make(endpoint.url, budget=40, beam_rounds=1, test_dataset=None)
+    agl.Trainer(algorithm=apo, n_runners=2, run_dir=tmp_path / "run").fit(wrong, TRAIN, val_dataset=VAL)
+    assert [record.getMessage() for record in caplog.records if "rollouts so far" in record.getMessage()] == [
+        next(each for each in caplog.messages if each.startswith(said))
+    ]
+
+
 def test_without_validation_tasks_half_of_the_train_tasks_are_taken(endpoint: Endpoint, tmp_path: Path) -> None:
     apo = make(endpoint.url, budget=40, test_dataset=None)
     agl.Trainer(algorithm=apo, n_runners=2, run_dir=tmp_path / "run").fit(agent, TRAIN)
@@ -260,6 +316,7 @@ def test_without_validation_tasks_half_of_the_train_tasks_are_taken(endpoint: En
         ({"beam_width": 0}, "`beam_width` must be a whole number from 1, not 0"),
         ({"preset": "best"}, "`preset` 'best' is unknown; there are 'documented', 'protegi', 'gepa', 'auto'"),
         ({"budget": 0}, "`rollouts` must be a whole number above 0"),
+        ({"budget": {"cost": 1, "prices": {"critic": (1, 2)}}}, "`prices` has none for model 'editor'; add one"),
         ({"budget": {"dollars": 1}}, "`budget` has no `dollars`; it has `rollouts`"),
         ({"prompts": ["other"]}, "`prompts` names `other`, and the prompts are prompt"),
         ({"rollout_batch_timeout": 0.0}, "`rollout_batch_timeout` must be more than 0"),
@@ -280,6 +337,28 @@ def test_a_limit_on_tokens_needs_agents_whose_calls_are_on_record(endpoint: Endp
         tune(tmp_path / "run", endpoint.url, budget={"tokens": 10_000})
     apo = tune(tmp_path / "declared", endpoint.url, budget={"llm_calls": 30, "rollout_calls": 1}, test_dataset=None)
     assert 0 < len(endpoint.bodies) == state_of(apo).ledger.spent.llm_calls <= 30
+
+
+def test_a_run_does_not_go_on_from_another_prompt(endpoint: Endpoint, tmp_path: Path) -> None:
+    apo = make(endpoint.url, budget=40, beam_rounds=1, test_dataset=None)
+    agl.Trainer(algorithm=apo, n_runners=2, run_dir=tmp_path / "run").fit(agent, TRAIN, val_dataset=VAL)
+    asked_before = len(endpoint.bodies)
+    apo.set_initial_resources({"prompt": agl.PromptTemplate(template="Be rude. {name}")})
+    trainer = agl.Trainer(algorithm=apo, n_runners=2, run_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match="begun with other prompts"):
+        trainer.fit(agent, TRAIN, val_dataset=VAL, resume=True)
+    assert len(endpoint.bodies) == asked_before
+
+
+@pytest.mark.skipif(importlib.util.find_spec("poml") is not None, reason="POML is installed")
+def test_a_poml_prompt_that_can_not_be_rendered_is_refused_before_anything_is_paid(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    apo = make(endpoint.url)
+    apo.set_initial_resources({"prompt": agl.PromptTemplate(template="<p>{{ name }}</p>", engine="poml")})
+    with pytest.raises(ConfigError, match="`engine` of prompt `prompt` is 'poml': pip install"):
+        agl.Trainer(algorithm=apo, n_runners=2, run_dir=tmp_path / "run").fit(agent, TRAIN, val_dataset=VAL)
+    assert not endpoint.bodies
 
 
 def test_without_a_prompt_there_is_nothing_to_tune(tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ from agentlightning.types import ConfigError
 
 
 def outcome(name: str = "r", calls: int = 1, tokens: int = 100, status: str = "succeeded", model: str = "m") -> Outcome:
-    return Outcome(
-        Place("train", 0), name, status, 1.0, True, calls=calls, input_tokens=tokens, output_tokens=0, model=model
-    )
+    return Outcome(Place("train", 0), name, status, 1.0, True, calls=calls, usage={model: (tokens, 0)})
 
 
 def ran(ledger: Ledger, *outcomes: Outcome) -> None:
@@ -98,19 +96,12 @@ def test_a_report_that_the_budget_does_not_reach_is_refused_at_once() -> None:
         Ledger(Budget(rollouts=5)).hold(6)
 
 
-def test_a_rollout_counts_once_however_often_it_is_asked_for() -> None:
-    ledger = Ledger(Budget(rollouts=5))
-    ledger.rollout_known(outcome("a"))
-    ledger.rollout_known(outcome("a"))
-    assert ledger.spent.rollouts == 1
-    assert ledger.room() == 4
-
-
-def test_a_known_rollout_settles_none_that_is_under_way() -> None:
-    ledger = Ledger(Budget(rollouts=5))
+def test_what_a_kill_cut_off_is_paid_and_counts_as_no_rollout() -> None:
+    ledger = Ledger(Budget(rollouts=5, tokens=1000, rollout_tokens=100))
     ledger.rollouts(2)
-    ledger.rollout_known(outcome("a"))
-    assert ledger.room() == 2
+    ledger.rollout_cut(outcome(tokens=300))
+    assert (ledger.spent.rollouts, ledger.spent.tokens, ledger.spent.llm_calls) == (0, 300, 1)
+    assert ledger.room() == 3
 
 
 def test_where_tokens_are_limited_one_rollout_goes_first() -> None:

@@ -34,6 +34,12 @@ def problem(candidate: str, start: str, engine: str = "f-string", keys: list[str
             "Say {x}",
             "does not render: ValueError: no text and no number has the format ' please'",
         ),
+        ("Answer {x:>40}", "Say {x}", None),
+        (
+            "Answer {x:>99999999999}",
+            "Say {x}",
+            "does not render: ValueError: the format '>99999999999' makes a text of more than 20000 characters",
+        ),
         ("Answer {x.title}", "Say {x.title} of {x.date}", "lost placeholder {x.date}"),
         ("Answer {x.title} {x.price}", "Say {x.title}", "unknown placeholder {x.price}"),
         ("Answer {x[title]}", "Say {x[title]}", None),
@@ -72,6 +78,15 @@ def test_a_long_start_may_have_long_candidates():
         ("Answer {x}", "lost placeholder {x}"),
         ("{% for each in x %}{{ loop.index }} {{ each.name }} {% endfor %}", None),
         ("{% if x > 3 %}{{ x }}{% endif %}", None),
+        ("{{ x | upper }}", None),
+        ("{% if x %}yes{% endif %}", "lost placeholder {x}"),
+        ("{% if false %}{{ x }}{% endif %}", "lost placeholder {x}"),
+        ("{{ x }} {{ 1 / 0 }}", "does not render: ZeroDivisionError: division by zero"),
+        ("{{ x }} {% include 'rules' %}", "does not render: TemplateNotFound: rules"),
+        (
+            "{% for each in x recursive %}{{ loop(x) }}{% endfor %}",
+            "does not render: RecursionError: maximum recursion depth exceeded",
+        ),
         ("{{ x }} {{ y }}", "unknown placeholder {y}"),
         ("{{ x }} {% if %}", "does not render: Expected an expression, got 'end of statement block'"),
         (
@@ -82,6 +97,13 @@ def test_a_long_start_may_have_long_candidates():
 )
 def test_jinja(candidate: str, found: str | None):
     assert problem(candidate, "Say {{ x }}", "jinja") == found
+
+
+def test_a_jinja_place_that_the_start_only_asks_about_need_not_show():
+    start = "{% if brief %}Be brief.{% endif %} Say {{ x }}"
+    assert problem("{% if brief %}Short!{% endif %} {{ x }}", start, "jinja") is None
+    assert problem("{% if brief %}{{ x }}{% endif %}", start, "jinja") is None
+    assert problem("{{ x }}", start, "jinja") == "lost placeholder {brief}"
 
 
 @pytest.mark.parametrize(

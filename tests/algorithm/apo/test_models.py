@@ -81,6 +81,10 @@ def test_prompts_that_hold_template_syntax_stay_as_they_are() -> None:
 def test_rules_name_the_placeholders_in_the_prompts_own_syntax() -> None:
     assert "exactly so: {a}, {b}." in rules(PromptTemplate(template="{b} {a}"))
     assert "{{ a }}" in rules(PromptTemplate(template="{{ a }}", engine="jinja"))
+    assert "curly brace" in rules(PromptTemplate(template="{a}"))
+    assert rules(PromptTemplate(template='Reply as {"room": 1} to {a}')).splitlines() == [
+        "- Keep each of these placeholders, spelled exactly so: {a}. They are filled in later."
+    ]  # its braces are no doubled ones
     extra = rules(PromptTemplate(template="Be helpful.", input_keys=["user_input"]))
     assert "It may also use {user_input}." in extra
     assert "exactly so" not in extra

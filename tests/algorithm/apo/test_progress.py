@@ -9,6 +9,7 @@ from rich.console import Console
 from agentlightning.algorithm.apo.progress import Progress
 from agentlightning.algorithm.apo.report import facts_of
 
+from .table import table_of
 from .test_report import finished
 
 
@@ -61,6 +62,17 @@ async def test_on_a_terminal_a_table_of_the_candidates_and_the_cost():
     assert "best" in last
     assert "30 rollouts" in shown
     assert "held-out reward: 0.333 -> 0.833" in last
+    assert "0.833   0.436 to 0.970       6" in shown  # Wilson's interval is not symmetric
+
+
+async def test_the_last_lines_say_on_how_many_tasks_where_the_start_had_fewer():
+    state = await finished()
+    for key in [key for key in table_of(state).done if key[0] == state.candidates[0].key and key[1].task > 1]:
+        del table_of(state).done[key]
+    console = plain()
+    with Progress(2, console=console) as progress:
+        progress.finished(facts_of(state, {}, "done"))
+    assert "best: v1, validation 0.833 on 6 tasks (start 0.000 on 2)" in written(console)
 
 
 async def test_disabled_shows_nothing():

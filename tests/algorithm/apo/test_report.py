@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,15 +17,15 @@ from agentlightning.algorithm.apo.report.drawing import bounds, lineage_svg, tic
 from agentlightning.algorithm.apo.report.tree import MOST, lineage
 from agentlightning.algorithm.apo.state import Round, State
 
-from .table import make_state, rows
+from .table import make_state, rows, table_of
 
 EVIL = "new <script>alert(1)</script> & text"
 REWARDS = {"0": [0, 0, 1, 0, 0, 1], EVIL: [1, 1, 1, 0, 1, 1], "weak": [0, 0, 0, 0, 0, 0], "merged": [1, 1, 1, 1, 0, 0]}
 
 
-async def finished(*, test: bool = True) -> State:
+async def finished(*, test: bool = True, rewards: Mapping[str, Sequence[float]] = REWARDS) -> State:
     """Two rounds: a better prompt, one that the gate stopped, and a merge of two."""
-    state = make_state(rows(REWARDS), val=6, train=6)
+    state = make_state(rows(rewards), val=6, train=6)
     state.trials.sizes = {"train": 6, "val": 6, "test": 6}  # type: ignore[attr-defined]
     state.rounds = []
     start = state.candidates[0]
@@ -90,12 +92,40 @@ async def test_the_page_says_the_result_and_escapes_what_models_wrote(tmp_path: 
     assert "<script" not in page
     assert "<b>why" not in page
     assert "&lt;script&gt;" in page
-    assert "Best on validation: <b>v1 0.833</b>, start 0.333" in page
+    assert "Best on validation: <b>v1 0.833 on 6 tasks</b>, start 0.333 on 6 tasks" in page
     assert "ended: two rounds are done" in page
     assert "better on 3 tasks, worse on 0, equal on 3" in page
     assert "No difference from the start is shown" in page  # three wins of three may be chance: p = 0.25
     assert "<td>duplicate</td>" in page
     assert "30 rollouts" in page
+
+
+async def test_no_interval_leaves_the_scale_of_the_rewards():
+    graded = {"0": [0.0, 0.1, 0.0, 0.2, 0.0, 0.3], EVIL: [1.0, 0.9, 1.0, 0.7, 1.0, 1.0], "weak": [0.0] * 6}
+    state = await finished(rewards={**graded, "merged": [0.5] * 6})
+    facts = facts_of(state, {}, "done")
+    held = facts.held_out
+    assert held is not None
+    assert (held.start.low, held.best.high, held.start.method) == (0.0, 1.0, "t")
+    graded["0"][0] = -1.0  # another scale
+    state = await finished(rewards={**graded, "merged": [0.5] * 6})
+    held = facts_of(state, {}, "done").held_out
+    assert held is not None
+    assert held.start.low < -0.5
+
+
+async def test_the_page_says_what_rollouts_failed_with(tmp_path: Path):
+    state = await finished()
+    table = table_of(state)
+    for number, (key, outcome) in enumerate(list(table.done.items())[:5]):
+        error = "KeyError: '<question>'" if number else "TimeoutError: late"
+        table.done[key] = replace(outcome, status="failed", error=error)
+    facts = facts_of(state, {}, "done")
+    assert facts.failures == {"KeyError: '<question>'": 4, "TimeoutError: late": 1}
+    Report(tmp_path, {}, "first").finish(state, "done")
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>KeyError: &#x27;&lt;question&gt;&#x27;</td><td class='n'>4</td>" in page
+    assert json.loads((tmp_path / "best_prompt.json").read_text())["failures"] == facts.failures
 
 
 async def test_without_test_tasks_the_page_warns(tmp_path: Path):

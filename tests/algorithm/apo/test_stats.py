@@ -54,6 +54,16 @@ def test_one_graded_reward_says_nothing_about_the_mean() -> None:
     assert (interval.mean, interval.low, interval.high) == (0.3, -math.inf, math.inf)
 
 
+def test_students_interval_ends_where_rewards_do() -> None:
+    inside = mean_interval([0.0, 0.0, 0.5], bounds=(0.0, 1.0))
+    assert (inside.low, inside.method) == (0.0, "t")
+    assert inside.high == mean_interval([0.0, 0.0, 0.5]).high < 1.0
+    one = mean_interval([0.5], bounds=(0.0, 1.0))
+    assert (one.low, one.high) == (0.0, 1.0)
+    found = compare([0.1, 0.0], [0.9, 0.2], bounds=(0.0, 1.0))
+    assert (found.low, found.high) == (-1.0, 1.0)
+
+
 def test_no_rewards_have_no_mean() -> None:
     with pytest.raises(ValueError, match="values"):
         mean_interval([])

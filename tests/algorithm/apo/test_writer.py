@@ -196,6 +196,13 @@ async def test_the_endpoint_says_how_long_to_wait(store: LightningStore) -> None
     assert times[1] - times[0] >= 0.4
 
 
+@pytest.mark.parametrize("when", ["Thu, 01 Jan 99999999999 00:00:00 GMT", "nan", "-5", "soon"])
+async def test_a_wait_that_makes_no_sense_is_passed_over(when: str, store: LightningStore) -> None:
+    async with serving(in_turn(refusal(429, headers={"retry-after": when}), "fine")) as endpoint:
+        writer, _ = make(endpoint.client(), store)
+        assert await writer.ask([request()]) == [Reply("fine")]
+
+
 async def test_a_request_that_fails_for_good_is_none_and_the_others_go_on(store: LightningStore) -> None:
     def answer(body: Body) -> Any:
         return refusal(503) if asked(body) == "bad" else echo(body)
@@ -258,6 +265,7 @@ async def test_an_option_that_a_model_refuses_is_left_out_from_then_on(
     ("answer", "message"),
     [
         (refusal(401, "Incorrect API key: sk-secret"), "does not accept the client's `api_key`"),
+        (refusal(402, "Insufficient balance of sk-secret"), "has no credit left"),
         (refusal(403, "sk-secret"), "does not allow"),
         (refusal(404, "The model `m` does not exist"), "check the model's name and the client's `base_url`"),
         (refusal(429, "You exceeded your quota", code="insufficient_quota"), "has no quota left"),
@@ -282,6 +290,62 @@ async def test_an_endpoint_that_never_answers_ends_the_run(store: LightningStore
         with pytest.raises(AgentLightningError, match=r"the last \d\d requests .* all failed: .*Error code: 500"):
             await writer.ask([request(str(n), "2/0") for n in range(30)])
         assert len(endpoint.bodies) <= 20 + 16
+
+
+async def test_a_reply_beside_many_that_failed_does_not_hide_that_others_were_passed_over(
+    store: LightningStore,
+) -> None:
+    async def answer(body: Body) -> Any:
+        if asked(body) != "0":
+            return refusal(400)
+        while len(endpoint.bodies) < 21:  # noqa: ASYNC110  # counted elsewhere
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        return "late"
+
+    async with serving(answer) as endpoint:
+        writer, _ = make(endpoint.client(), store, concurrency=2)
+        with pytest.raises(AgentLightningError, match="the last 20 requests"):
+            await writer.ask([request(str(n)) for n in range(30)])
+
+
+async def test_requests_that_ended_the_run_are_asked_again_by_one_that_goes_on(store: LightningStore) -> None:
+    async with serving(in_turn(refusal(500))) as endpoint:
+        writer, _ = make(endpoint.client(), store, max_retries=0)
+        requests = [request(str(n)) for n in range(20)]
+        with pytest.raises(AgentLightningError, match="go on with `resume`"):
+            await writer.ask(requests)
+        endpoint.answer = echo
+        again, ledger = make(endpoint.client(), store, max_retries=0)
+        await again.load()
+        assert await again.ask(requests) == [Reply(f"re: {n}") for n in range(20)]
+        assert (ledger.spent.llm_calls, ledger.spent.errors) == (40, {"server": 20})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "'max_tokens' or 'max_completion_tokens' is too large: {}. This model's maximum context length is 4096 tokens",
+        "This model's maximum context length is 4096 tokens. However, you requested {} tokens in the completion.",
+        "Invalid max_tokens value, the valid range of max_tokens is [1, 3000], not {}",
+    ],
+)
+async def test_where_the_answer_may_not_be_so_long_a_shorter_one_is_asked_for(
+    message: str, store: LightningStore
+) -> None:
+    def answer(body: Body) -> Any:
+        longest = body["max_tokens"]
+        return refusal(400, message.format(longest)) if longest > 3000 or asked(body) == "long" else "fine"
+
+    async with serving(answer) as endpoint:
+        writer, ledger = make(endpoint.client(), store, Budget(tokens=100_000), max_retries=1)
+        assert await writer.ask([request()]) == [Reply("fine")]
+        assert [body["max_tokens"] for body in endpoint.bodies] == [8192, 4096, 2048]
+        assert ledger.spent.errors == {"length": 2}
+        assert await writer.ask([request("long")]) == [None], "its prompt alone is too long"
+        assert [body["max_tokens"] for body in endpoint.bodies[3:]] == [8192, 4096, 2048, 1024, 512, 256]
+        assert await writer.ask([request("short")]) == [Reply("fine")]
+        assert ledger.spent.llm_calls == len(endpoint.bodies)
 
 
 # -- money ----------------------------------------------------------------------------------------------------------

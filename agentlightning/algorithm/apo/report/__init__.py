@@ -9,7 +9,7 @@ scores.png, lineage.png   the two pictures of the page, made when the run ends
 
 from __future__ import annotations
 
-from .facts import Facts, HeldOut, Row, facts_of
+from .facts import Facts, HeldOut, Row, bounds_of, facts_of
 from .files import Report
 
-__all__ = ["Facts", "HeldOut", "Report", "Row", "facts_of"]
+__all__ = ["Facts", "HeldOut", "Report", "Row", "bounds_of", "facts_of"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from ..candidate import Candidate
+from ..outcome import Split
 from ..state import Round, State
-from ..stats import Comparison, Interval, compare, mean_interval
+from ..stats import UNBOUNDED, Bounds, Comparison, Interval, compare, mean_interval
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+_LONGEST_ERROR = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,8 @@ class Facts:
     plan: Mapping[str, Any]
     ended: str
     """Why the run ended; empty while it goes on."""
+    failures: dict[str, int] = field(default_factory=dict[str, int])
+    """What rollouts failed with -> how many, most first."""
     paid_at: dict[str, int] = field(default_factory=dict[str, int])
     """Candidate id -> rollouts paid by the end of its round."""
 
@@ -87,13 +94,15 @@ def facts_of(state: State, plan: Mapping[str, Any], ended: str = "") -> Facts:
     """
     best = state.best or state.candidates[0]
     gated = {name for now in state.rounds for name in now.gated}
-    rows = [_row(state, candidate, best, gated) for candidate in state.candidates]
+    bounds = bounds_of(state)
+    rows = [_row(state, candidate, best, gated, bounds) for candidate in state.candidates]
     return Facts(
         rows=rows,
         best=next(row for row in rows if row.id == best.id),
         rounds=list(state.rounds),
         curve=_curve(state, rows[0]),
-        held_out=_held_out(state, best),
+        held_out=_held_out(state, best, bounds),
+        failures=_failures(state),
         rejected=_rejected(state.rounds),
         proposed=sum(now.proposed for now in state.rounds),
         cost=state.ledger.line(),
@@ -104,12 +113,23 @@ def facts_of(state: State, plan: Mapping[str, Any], ended: str = "") -> Facts:
     )
 
 
-def _row(state: State, candidate: Candidate, best: Candidate, gated: set[str]) -> Row:
+def bounds_of(state: State) -> Bounds:
+    """0 and 1 where all rewards of the run lie there, so that no interval claims a reward that there can't be."""
+    rewards = [
+        reward
+        for candidate in state.candidates
+        for split in SPLITS
+        for reward in state.scores(candidate, split).values()
+    ]
+    return (0.0, 1.0) if all(0 <= reward <= 1 for reward in rewards) else UNBOUNDED
+
+
+def _row(state: State, candidate: Candidate, best: Candidate, gated: set[str], bounds: Bounds) -> Row:
     val, train = state.scores(candidate), state.scores(candidate, "train")
     return Row(
         candidate,
         _fate(state, candidate, best, gated, tried=bool(val)),
-        mean_interval(list(val.values())) if val else None,
+        mean_interval(list(val.values()), bounds=bounds) if val else None,
         _gain(val, state.scores(state.candidates[0])),
         sum(train.values()) / len(train) if train else None,
         len(train),
@@ -140,15 +160,26 @@ def _curve(state: State, start: Row) -> list[tuple[int, float]]:
     return [point for point in before if point[0] < first] + points
 
 
-def _held_out(state: State, best: Candidate) -> HeldOut | None:
+def _held_out(state: State, best: Candidate, bounds: Bounds) -> HeldOut | None:
     start = state.candidates[0]
     one, two = state.scores(start, "test"), state.scores(best, "test")
     tasks = sorted(one.keys() & two.keys())
     if not tasks:
         return None
     before, after = [one[task] for task in tasks], [two[task] for task in tasks]
-    comparison = compare(before, after) if best.id != start.id else None
-    return HeldOut(mean_interval(before), mean_interval(after), comparison)
+    comparison = compare(before, after, bounds=bounds) if best.id != start.id else None
+    return HeldOut(mean_interval(before, bounds=bounds), mean_interval(after, bounds=bounds), comparison)
+
+
+def _failures(state: State) -> dict[str, int]:
+    errors = [
+        " ".join(outcome.error.split())[:_LONGEST_ERROR]
+        for candidate in state.candidates
+        for split in SPLITS
+        for outcome in state.trials.outcomes(candidate, split)
+        if outcome.failed
+    ]
+    return dict(Counter(errors).most_common())
 
 
 def _rejected(rounds: list[Round]) -> dict[str, int]:

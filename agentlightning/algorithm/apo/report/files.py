@@ -19,6 +19,7 @@ from .page import page
 
 logger = logging.getLogger(__name__)
 
+_SUMMARY = "best_prompt.json"
 _APART = 2.0
 """Seconds between two reports while a run goes on: rounds may be short, and the report is for people."""
 
@@ -37,6 +38,13 @@ class Report:
         self._plan = plan
         self._title = title
         self._written = -math.inf
+
+    def start_prompts(self) -> dict[str, str] | None:
+        """The prompts that a run in this directory was begun with; `None` before its first report."""
+        try:
+            return orjson.loads((self.directory / _SUMMARY).read_bytes())["start_prompts"]
+        except FileNotFoundError:
+            return None
 
     def update(self, state: State) -> None:
         """Write how a run stands, unless that was done a moment ago."""
@@ -64,7 +72,7 @@ class Report:
             file = "best_prompt.txt" if len(texts) == 1 else f"best_{quote(name, safe='')}.txt"
             _put(self.directory / file, text.encode())
         summary = orjson.dumps(_summary(facts), option=orjson.OPT_INDENT_2, default=str)
-        _put(self.directory / "best_prompt.json", summary)
+        _put(self.directory / _SUMMARY, summary)
         lines = [orjson.dumps(_line(row), default=str) for row in facts.rows]
         _put(self.directory / "candidates.jsonl", b"".join(line + b"\n" for line in lines))
         _put(self.directory / "report.html", page(facts, self._title).encode())
@@ -100,6 +108,7 @@ def _summary(facts: Facts) -> dict[str, Any]:
         "candidates": len(facts.rows),
         "rejected": facts.rejected,
         "spent": facts.spent,
+        "failures": facts.failures,
         "ended": facts.ended or None,
         "settings": facts.plan,
     }

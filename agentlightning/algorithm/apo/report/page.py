@@ -13,6 +13,8 @@ from .facts import Facts, HeldOut, Row
 
 _WITH_TEXT = 200
 """Candidates whose texts stand on the page; all are in candidates.jsonl."""
+_FAILURES = 10
+"""Kinds of failures on the page; all are in best_prompt.json."""
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1f2430;background:#fff;max-width:960px;margin:32px auto;padding:0 20px}
 h1{font-size:24px;margin:0 0 4px}h2{font-size:17px;margin:32px 0 8px}p{margin:6px 0}.muted{color:#6b7280}
@@ -82,7 +84,7 @@ def _head(facts: Facts, title: str) -> str:
 
 
 def _mean(value: Interval | None) -> str:
-    return "without a score" if value is None else f"{value.mean:.3f}"
+    return "without a score" if value is None else f"{value.mean:.3f} on {value.n} tasks"
 
 
 def _span(value: Interval | None) -> str:
@@ -119,7 +121,19 @@ def _verdict(held: HeldOut) -> str:
 def _cost(facts: Facts) -> str:
     errors: dict[str, int] = facts.spent.get("errors") or {}
     faults = ", ".join(f"{escape(kind)} {count}" for kind, count in errors.items())
-    return f"<p>{escape(facts.cost)}</p>" + (f"<p>Faults of the LLM endpoint: {faults}</p>" if faults else "")
+    failed = _table(["rollouts failed with", "#rollouts"], [[escape(e), str(n)] for e, n in _most(facts.failures)])
+    return (
+        f"<p>{escape(facts.cost)}</p>"
+        + (f"<p>Faults of the LLM endpoint: {faults}</p>" if faults else "")
+        + (failed if facts.failures else "")
+    )
+
+
+def _most(failures: dict[str, int]) -> list[tuple[str, int]]:
+    """The most frequent; what is left in one row."""
+    found = list(failures.items())
+    rest = sum(count for _, count in found[_FAILURES:])
+    return [*found[:_FAILURES], *([("others", rest)] if rest else [])]
 
 
 def _curve_note() -> str:

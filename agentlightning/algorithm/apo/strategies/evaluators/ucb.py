@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class UCB:
     """Upper confidence bounds over archive and children.
 
-    In each of `pulls` steps the `arms` candidates with the highest mean + c * sqrt(ln(step) / tasks) are tried on
+    In each of `pulls` steps the `arms` candidates with the highest mean + c * sqrt(ln(step + 1) / tasks) are tried on
     `sample` further tasks, all in the same order, so that those with as many tasks were tried on the same ones. Nobody
     is tried on a task twice; who was tried on all has no bonus. Then the leader is tried on all tasks.
     """

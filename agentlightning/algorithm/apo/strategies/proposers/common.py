@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from agentlightning.types import ConfigError, PromptTemplate
 
 from ...candidate import Candidate, Proposal
-from ...guard import placeholders
+from ...guard import placeholders, renders
 from ...meta_prompts import MetaPrompt
 from ...outcome import Outcome
 from ...writer import Reply, Request
@@ -62,8 +62,9 @@ def rules(start: PromptTemplate) -> str:
         lines.append(f"- Keep each of these placeholders, spelled exactly so: {names}. They are filled in later.")
     if extra:
         lines.append(f"- It may also use {', '.join(shown.format(name) for name in extra)}.")
-    lines.append(f"- Use no {'other ' if needed or extra else ''}placeholders.")
-    if start.engine == "f-string":
+    if start.engine == "jinja" or renders(start):
+        lines.append(f"- Use no {'other ' if needed or extra else ''}placeholders.")
+    if start.engine == "f-string" and renders(start):
         lines.append("- Write every curly brace that belongs to no placeholder twice.")
     return "\n".join(lines)
 
