@@ -66,6 +66,8 @@ class APO(Algorithm):
         test_dataset: Tasks to report on: start and best are compared on them at the end, nothing is chosen by them.
         seed: The same seed and the same replies give the same run, whatever the number of runners.
         concurrency: Requests to critic and editor at a time.
+        max_answer_tokens: The longest answer of critic and editor. Default: the endpoint's own limit, or 8192 where the
+            budget has `tokens` or `cost`: so many are reserved for each request until it is answered.
 
     The parameters of the documented loop that are `None` here have the values of Agent-Lightning 0.3 (`plan.PRESETS`),
     or those of the preset.
@@ -104,6 +106,7 @@ class APO(Algorithm):
         test_dataset: Dataset[Any] | None = None,
         seed: int = 42,
         concurrency: int = 16,
+        max_answer_tokens: int | None = None,
         _poml_trace: bool = False,
     ) -> None:
         if client is not None and async_openai_client is not None:
@@ -117,6 +120,7 @@ class APO(Algorithm):
             "branch_factor": branch_factor,
             "beam_rounds": beam_rounds,
             "concurrency": concurrency,
+            "max_answer_tokens": max_answer_tokens,
         }
         for name, value in numbers.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -131,6 +135,7 @@ class APO(Algorithm):
         self.test_dataset = test_dataset
         self.seed = seed
         self.concurrency = concurrency
+        self.max_answer_tokens = max_answer_tokens
         self.budget = _budget(budget)
         self._changes: dict[str, Any] = _changes(
             {
@@ -272,6 +277,7 @@ class APO(Algorithm):
                 ledger,
                 seed=self.seed,
                 temperature=self.diversity_temperature,
+                max_tokens=self.max_answer_tokens,
                 concurrency=self.concurrency,
                 scope=scope,
             )

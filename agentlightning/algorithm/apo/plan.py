@@ -55,7 +55,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "proposer": {"name": "critique", "batch_size": 4},
         "gate": "none",
         "evaluator": {"name": "posterior", "first": 4, "prior": 80.0, "finalists": 3},
-        "stopper": [{"name": "little_room", "rollouts": 8}, {"name": "no_improvement", "rounds": 25}],
+        "stopper": [
+            {"name": "little_room", "rollouts": 8},
+            {"name": "no_improvement", "rounds": 25},
+            {"name": "nothing_new", "rounds": 5},
+        ],
         "rounds": 200,
         "validate_start": False,
         "share": "parent",

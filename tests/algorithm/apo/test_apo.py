@@ -233,6 +233,11 @@ def test_rollouts_over_the_time_of_a_batch_are_cancelled_and_count_as_failed(
     assert "cancelled" in first.error
 
 
+def test_the_longest_answer_of_critic_and_editor_can_be_set(endpoint: Endpoint, tmp_path: Path) -> None:
+    tune(tmp_path / "run", endpoint.url, budget=40, max_answer_tokens=300)
+    assert {body["max_tokens"] for body in endpoint.bodies} == {300}
+
+
 def test_a_sync_client_does_as_well(endpoint: Endpoint, tmp_path: Path) -> None:
     apo = agl.APO(
         client=openai.OpenAI(base_url=endpoint.url, api_key="sk-secret"),

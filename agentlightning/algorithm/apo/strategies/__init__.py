@@ -30,7 +30,7 @@ from .proposers.reflect import Reflect
 from .selectors.beam import Beam
 from .selectors.best import Best, EpsilonGreedy
 from .selectors.pareto import Pareto
-from .stoppers import AnyOf, LittleRoom, Never, NoImprovement, Target
+from .stoppers import AnyOf, LittleRoom, Never, NoImprovement, NothingNew, Target
 
 Kind = Literal["selector", "proposer", "gate", "evaluator", "stopper"]
 Spec = str | Mapping[str, Any] | object
@@ -55,7 +55,13 @@ STRATEGIES: dict[Kind, dict[str, Callable[..., Any]]] = {
         "racing": Racing,
         "posterior": Posterior,
     },
-    "stopper": {"never": Never, "no_improvement": NoImprovement, "target": Target, "little_room": LittleRoom},
+    "stopper": {
+        "never": Never,
+        "no_improvement": NoImprovement,
+        "nothing_new": NothingNew,
+        "target": Target,
+        "little_room": LittleRoom,
+    },
 }
 
 

@@ -35,6 +35,19 @@ class NoImprovement:
 
 
 @dataclass(frozen=True, slots=True)
+class NothingNew:
+    """Stops when so many rounds made no prompt that was not there already: the writer repeats itself."""
+
+    rounds: int = 5
+
+    def reason(self, state: State) -> str | None:
+        last = state.rounds[-self.rounds :]
+        if len(last) < self.rounds or any(each.admitted for each in last):
+            return None
+        return f"no new prompt in {self.rounds} rounds"
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Stops when the best reaches a mean reward on all validation tasks."""
 

@@ -239,6 +239,18 @@ async def test_the_reserve_is_left_for_the_finalists() -> None:
     assert sorted(tried(state).values()) == [6, 20, 20]
 
 
+async def test_of_two_that_did_the_same_on_all_tasks_the_earlier_is_best() -> None:
+    state = make_state(levels(start=0.2, a=0.9, b=0.9), val=20)
+    (first,) = add(state, "a")
+    second = state.admit(Proposal({"prompt": "b"}, (first,), "reflect"))
+    assert second is not None
+    state.archive = [*state.archive, first, second]
+    evaluator = Posterior()
+    assert await evaluator.finish(state) == first
+    assert state.scores(first) == state.scores(second)
+    assert evaluator.rank(state, [first, second])[0] == second
+
+
 async def test_a_race_ends_when_one_is_left() -> None:
     state = make_state(levels(start=0.05, a=0.1, b=0.95), val=100)
     # Two rivals at 0.1: each must be out at 0.05, and 4 tasks can't say so (1/16).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentlightning.algorithm.apo.outcome import Place
 from agentlightning.algorithm.apo.state import Round
-from agentlightning.algorithm.apo.strategies import AnyOf, LittleRoom, Never, NoImprovement, Target
+from agentlightning.algorithm.apo.strategies import AnyOf, LittleRoom, Never, NoImprovement, NothingNew, Target
 
 from ..table import add, make_state, on_val, rows
 
@@ -22,6 +22,15 @@ def reasons(best: list[str], patience: int) -> list[bool]:
 def test_rounds_without_a_better_prompt_are_counted_from_the_start_on() -> None:
     assert reasons(["v0", "v0", "v0"], 2) == [False, True, True]
     assert reasons(["v1", "v1", "v2", "v2", "v2"], 2) == [False, False, False, False, True]
+
+
+def test_rounds_that_only_repeat_prompts_end_a_run() -> None:
+    state = make_state(lambda text, place: 0.0)
+    state.rounds, stops = [], []
+    for number, admitted in enumerate((["v1"], [], [], ["v2"], [], [], []), 1):
+        state.rounds.append(Round(number, admitted=admitted))
+        stops.append(NothingNew(3).reason(state) is not None)
+    assert stops == [False] * 6 + [True]
 
 
 async def test_a_target_is_met_on_all_of_validation() -> None:

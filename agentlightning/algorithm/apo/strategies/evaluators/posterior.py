@@ -55,10 +55,12 @@ class Posterior:
         return sorted(candidates, key=lambda c: -worth[c.id])
 
     async def finish(self, state: State) -> Candidate:
-        """The finalists on all tasks: the best of many, each measured on few, is less good than it looks."""
+        """The finalists on all tasks: the best of many, each measured on few, is less good than it looks. Of those that
+        did exactly as well on the same tasks the earliest: what was added since did nothing."""
         known = _unique([state.best or state.candidates[0], *state.archive])
         await measure(state, self.rank(state, known)[: self.finalists], order(state, "finish"))
-        return self.rank(state, known)[0]
+        scores = state.scores(self.rank(state, known)[0])
+        return next(candidate for candidate in state.candidates if state.scores(candidate) == scores)
 
     def _room(self, state: State) -> int:
         room = state.trials.room()
