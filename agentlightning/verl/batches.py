@@ -15,9 +15,9 @@ from torch import Tensor
 
 from agentlightning.types import TrainingError
 
-from .daemon import Sample
 from .padding import get_left_padded_ids_and_attention_mask, get_right_padded_ids_and_attention_mask
 from .rows import whole_groups
+from .sample import Sample
 
 logger = logging.getLogger(__name__)
 

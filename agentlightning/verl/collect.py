@@ -14,9 +14,10 @@ from typing import Any
 from agentlightning.types import Dataset, Episode, TrainingError
 
 from .config import VerlConfig
-from .daemon import AgentModeDaemon, Sample
+from .daemon import AgentModeDaemon
 from .reward import overlong_penalty
 from .rows import whole_groups
+from .sample import Sample
 from .tasks import TaskOrder
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import orjson
 
 from agentlightning.types import Episode, ModelError
 
-from .daemon import Sample
+from .sample import Sample
 
 SHOWN_SEED = 42
 """Of the choice of answers to show: the same ones in every validation."""

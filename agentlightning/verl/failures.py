@@ -13,7 +13,7 @@ from agentlightning.inference.scheduler import DIVERGED
 from agentlightning.types import TrainingError
 
 from .collect import Collected
-from .daemon import Sample
+from .sample import Sample
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 
 from agentlightning.types import Episode
 
-from .daemon import Sample
 from .rows import Scored
+from .sample import Sample
 from .validation import answer_values, interval, source_of, validation_metrics
 
 __all__ = [

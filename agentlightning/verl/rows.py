@@ -19,7 +19,7 @@ from agentlightning.learner.losses import turn_weights
 from agentlightning.types import Episode, TrainingError
 from agentlightning.types.tokens import Float32, Int32
 
-from .daemon import Sample
+from .sample import Sample
 
 if TYPE_CHECKING:
     from .experience import Experience

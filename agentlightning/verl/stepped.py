@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from agentlightning.llm_proxy import LLMProxy
 
-    from .daemon import Sample
+    from .sample import Sample
 
 
 class SteppedBatches(ABC):

@@ -25,7 +25,7 @@ from agentlightning.types import Dataset, DatasetError, NamedResources, RolloutC
 
 from .collect import Collected, Collector, shaping
 from .config import VerlConfig
-from .daemon import AgentModeDaemon, Sample
+from .daemon import AgentModeDaemon
 from .deploy import Served, make_policy
 from .dump import describe, some, write_lines
 from .failures import DivergedError, FailedSteps
@@ -41,6 +41,7 @@ from .metrics import (
 from .policy import PolicyRun
 from .resume import Checkpoints, finished_rollouts
 from .rows import Scored, score
+from .sample import Sample
 from .tasks import TaskOrder, task_order
 
 

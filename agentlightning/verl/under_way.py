@@ -14,7 +14,7 @@ from agentlightning.report.progress import track
 from agentlightning.utils.loop_thread import LoopThread
 
 if TYPE_CHECKING:
-    from .daemon import Sample
+    from .sample import Sample
 
 OnProgress = Callable[[int, int], None]
 """Called with (finished, all)."""

@@ -36,7 +36,8 @@ from agentlightning.algorithm.apo.outcome import Outcome
 from agentlightning.algorithm.apo.plan import PRESETS
 from agentlightning.algorithm.apo.state import State
 from agentlightning.algorithm.apo.trials import Key, Trials
-from agentlightning.algorithm.apo.writer import Reply, Request
+from agentlightning.algorithm.apo.writer import Reply
+from agentlightning.algorithm.apo.written import Request
 from agentlightning.types import PromptTemplate
 from agentlightning.utils.seeds import stable_seed
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from agentlightning.adapter import TokenGraph
 from agentlightning.types import Attempt, AttemptedRollout, Episode, TokenCall, Turn
-from agentlightning.verl.daemon import Sample
+from agentlightning.verl.sample import Sample
 
 
 def call(prompt, response, logprobs=True, finish_reason="stop"):

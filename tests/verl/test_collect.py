@@ -12,8 +12,8 @@ import pytest
 from agentlightning.types import TrainingError
 from agentlightning.verl.collect import Collected, Collector, shaping
 from agentlightning.verl.config import VerlConfig, load_config
-from agentlightning.verl.daemon import Sample
 from agentlightning.verl.failures import FailedSteps
+from agentlightning.verl.sample import Sample
 from agentlightning.verl.tasks import TaskOrder
 
 from .rollouts import call, one_turn, sample

@@ -18,8 +18,8 @@ from agentlightning.types import Attempt, AttemptedRollout, ConfigError, Episode
 from agentlightning.verl.config import load_config
 from agentlightning.verl.config.credit import OF_RETURNS
 from agentlightning.verl.config.schema import ESTIMATORS
-from agentlightning.verl.daemon import Sample
 from agentlightning.verl.rows import score
+from agentlightning.verl.sample import Sample
 from tests.adapter.spans import llm_call, reward
 from tests.learner.conftest import make_model
 

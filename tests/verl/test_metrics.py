@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from agentlightning.types import Episode, Rollout
-from agentlightning.verl.daemon import Sample
 from agentlightning.verl.metrics import (
     gap_metrics,
     length_metrics,
@@ -22,6 +21,7 @@ from agentlightning.verl.metrics import (
     timing_per_token,
     val_metrics,
 )
+from agentlightning.verl.sample import Sample
 
 from .deployed import scored
 from .rollouts import call, one_turn

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from agentlightning.store.base import LightningStore
@@ -21,7 +21,7 @@ from .budget import BudgetSpent, Call, Ledger, Usage
 from .candidate import content_key
 from .endpoint import Endpoint
 from .faults import MENDED, Fault
-from .written import FATAL, LOST, Attempt, Record, Written
+from .written import FATAL, LOST, Attempt, Record, Request, Written
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +34,6 @@ _IN_A_ROW = 20
 """So many requests in a row that all failed end the run: the endpoint is down, and rollouts would be wasted."""
 _ANSWER_TOKENS = 8192
 """The longest answer where a budget in tokens or cost needs one and none was given."""
-
-
-class Request(NamedTuple):
-    """What to ask for."""
-
-    purpose: str
-    """`critic`, `editor`, ...: for people who read the store."""
-    model: str
-    messages: Sequence[Mapping[str, Any]]
-    slot: str
-    """Where in the run, such as `3/5`: the same request in another slot is another sample."""
 
 
 class Reply(NamedTuple):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -22,9 +22,6 @@ from agentlightning.types import AttemptedRollout, Rollout, Span
 
 from .budget import Call, Usage
 
-if TYPE_CHECKING:
-    from .writer import Request
-
 logger = logging.getLogger(__name__)
 
 METADATA = "apo"
@@ -36,6 +33,17 @@ _AT_ONCE = 500
 
 Attempt = tuple[str, str]
 """Rollout id, attempt id."""
+
+
+class Request(NamedTuple):
+    """What to ask for."""
+
+    purpose: str
+    """`critic`, `editor`, ...: for people who read the store."""
+    model: str
+    messages: Sequence[Mapping[str, Any]]
+    slot: str
+    """Where in the run, such as `3/5`: the same request in another slot is another sample."""
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ import pytest
 from starlette.responses import PlainTextResponse, Response
 
 from agentlightning.algorithm.apo.budget import Budget, BudgetSpent, Ledger
-from agentlightning.algorithm.apo.writer import Reply, Request, Writer
+from agentlightning.algorithm.apo.writer import Reply, Writer
+from agentlightning.algorithm.apo.written import Request
 from agentlightning.store import LightningStore, SqlLightningStore
 from agentlightning.types import AgentLightningError, ConfigError
 from tests.endpoint import Body, Endpoint, asked, completion, in_turn, refusal, serving

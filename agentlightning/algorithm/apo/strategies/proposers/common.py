@@ -11,7 +11,8 @@ from ...candidate import Candidate, Proposal
 from ...guard import placeholders, renders
 from ...meta_prompts import MetaPrompt
 from ...outcome import Outcome
-from ...writer import Reply, Request
+from ...writer import Reply
+from ...written import Request
 from ..base import Job
 
 if TYPE_CHECKING:
