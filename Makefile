@@ -79,7 +79,7 @@ bench-training: $(STAMP) ## Compare a training step with TRL's and with rows com
 bench-numerics: $(STAMP) ## Compare advantages and losses with verl's own: numbers, time, memory (BENCH_ARGS="--only numbers" chooses)
 	$(BIN)/python benchmarks/numerics/compare.py $(BENCH_ARGS)
 
-bench-algorithms: $(STAMP) ## Compare the algorithms on the calculator agent (55 minutes, with --jobs 2 half of it; a second call goes on; BENCH_ARGS="--quick" chooses)
+bench-algorithms: $(STAMP) ## Compare the algorithms on the calculator agent (about 50 minutes; a second call goes on; BENCH_ARGS="--quick" chooses)
 	$(BIN)/python -m benchmarks.algorithms.compare $(BENCH_ARGS)
 
 bench-apo: $(STAMP) ## Compare prompt optimisers on a simulated endpoint (hours; a second call goes on; BENCH_ARGS="--quick" chooses)

@@ -4,7 +4,7 @@
 
 Every run is a process of its own and leaves a JSON file in `runs/bench-algorithms/results`; a second call goes on with
 what is missing, or was made with other settings, and draws everything again. Times are those of the machine as it was:
-run it on a quiet one. A run keeps one core busy: with two to spare, `--jobs 2` takes half as long.
+run it on a quiet one. A run keeps one core busy; `--jobs` runs several at a time, each then slower.
 """
 
 from __future__ import annotations

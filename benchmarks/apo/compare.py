@@ -150,7 +150,7 @@ class Fleet:
         assert process.stdin is not None
         assert process.stdout is not None
         out, err = Path(self._folder.name, "out"), Path(self._folder.name, "err")
-        told = {"arguments": arguments_of(job, address), "out": str(out), "err": str(err)}
+        told = {"arguments": arguments_of(job, address), "out": str(out), "err": str(err), "limit_s": LIMIT_S}
         process.stdin.write(json.dumps(told) + "\n")
         process.stdin.flush()
         answer = process.stdout.readline()

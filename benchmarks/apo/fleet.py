@@ -3,7 +3,8 @@ imports take a third of a run. Started by `compare.py`, in the optimiser's own e
 
     python benchmarks/apo/fleet.py peer_upstream.py agentlightning.algorithm.apo
 
-Reads JSON lines `{"arguments": [...], "out": file, "err": file}` and answers each with a line, the exit status.
+Reads JSON lines `{"arguments": [...], "out": file, "err": file, "limit_s": seconds}` and answers each with a line, the
+exit status; a run that takes longer than its limit is ended by SIGALRM.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -19,13 +21,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
-def run(driver: str, arguments: list[str], out: str, err: str) -> int:
+def run(driver: str, arguments: list[str], out: str, err: str, limit_s: int) -> int:
     """Run the driver in a fork, its output in files; its exit status."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     for number, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    signal.alarm(limit_s)
     sys.argv = [driver, *arguments]
     status = 1
     try:
@@ -48,7 +51,7 @@ def main() -> None:
         importlib.import_module(module)
     for line in sys.stdin:
         job = json.loads(line)
-        print(run(driver, job["arguments"], job["out"], job["err"]), flush=True)
+        print(run(driver, job["arguments"], job["out"], job["err"], job["limit_s"]), flush=True)
 
 
 if __name__ == "__main__":
