@@ -47,6 +47,7 @@ class Endpoint:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.bodies: list[Body] = []
+        self.keys: set[str] = set()
         self.running = self.most = 0
         self._over = asyncio.Event()
         self._server = ThreadedServer("127.0.0.1", None, self._app, name="endpoint")
@@ -57,6 +58,7 @@ class Endpoint:
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
         self.bodies.append(body)
+        self.keys.add(request.headers.get("authorization", "").removeprefix("Bearer "))
         self.running += 1
         self.most = max(self.most, self.running)
         try:

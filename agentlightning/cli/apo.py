@@ -77,7 +77,11 @@ def apo(
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for at `--llm-endpoint`.")] = None,
     critic_endpoint: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Of critic and editor. Default: `--llm-endpoint`, else OPENAI_BASE_URL."),
+        typer.Option(
+            metavar="URL",
+            help="Of critic and editor; key: CRITIC_API_KEY, else OPENAI_API_KEY. Default: `--llm-endpoint`, "
+            "else OPENAI_BASE_URL.",
+        ),
     ] = None,
     critic_model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Says what is wrong. Default: `--model`, else gpt-5-mini.")
@@ -121,7 +125,7 @@ def apo(
     asked = critic_model or model
     models = {"gradient_model": asked, "apply_edit_model": editor_model or asked}
     learning = APO(
-        _client(critic_endpoint or llm_endpoint),
+        _client(critic_endpoint, llm_endpoint),
         preset=preset,
         **{name: each for name, each in models.items() if each is not None},  # type: ignore[arg-type]
         budget=_budget(budget_rollouts, budget_calls, budget_tokens, budget_cost, price or ()),
@@ -174,15 +178,16 @@ def _template(file: Path, option: str) -> PromptTemplate:
     return PromptTemplate(template=text.rstrip("\n"), engine=_ENGINES.get(file.suffix, "f-string"))
 
 
-def _client(endpoint: str | None) -> Any:
-    """For critic and editor; `None` leaves it to `APO`, which takes what the environment says."""
-    if endpoint is None:
+def _client(own: str | None, agents: str | None) -> Any:
+    """For critic and editor, at an endpoint of their own or the agent's; `None`: `APO` asks the environment."""
+    if own is None and agents is None:
         return None
     try:
         import openai
     except ModuleNotFoundError as error:
         raise ConfigError("`agl apo` needs openai: pip install 'agentlightning[apo]'") from error
-    return openai.AsyncOpenAI(base_url=endpoint, api_key=os.environ.get("OPENAI_API_KEY") or "none")
+    keys = [os.environ.get(name) for name in (("CRITIC_API_KEY",) if own else ()) + ("OPENAI_API_KEY",)]
+    return openai.AsyncOpenAI(base_url=own or agents, api_key=next(filter(None, keys), "none"))
 
 
 def _gateway(endpoint: str | None, model: str | None) -> LLMProxy | None:

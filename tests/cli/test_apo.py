@@ -57,6 +57,21 @@ def test_a_run_is_kept_refused_and_resumed(agl: Any, booking: Path) -> None:
         assert json.loads((booking / "runs/first/apo/best_prompt.json").read_text()) == best
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("own", ["sk-critic", ""], ids=["own key", "one key"])
+def test_a_critic_elsewhere_is_given_its_own_key(agl: Any, booking: Path, own: str) -> None:
+    words = ("apo", "examples.apo.room_selector:room_selector", "--prompt", "prompt.txt", "--run", "two")
+    words += ("--train", "train.jsonl", "--val", "val.jsonl", "--budget-rollouts", "40")
+    with served(reply) as agents, served(reply) as critics:
+        words += ("--llm-endpoint", agents.url, "--model", "agent")
+        words += ("--critic-endpoint", critics.url, "--critic-model", "critic")
+        done = agl(*words, OPENAI_API_KEY="sk-agent", CRITIC_API_KEY=own)
+        assert done.returncode == 0, done.stderr
+        assert agents.keys == {"sk-agent"}
+        assert critics.keys == {own or "sk-agent"}
+        assert set(critics.calls) == {"critic"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
