@@ -1,7 +1,7 @@
 """What is compared: each method is a driver with settings, for all budgets or for each. Read by `compare.py`.
 
-The peers' best settings were chosen on the tuning families and seeds by `compare.py --tune`, for each budget the one of
-the grid with the highest mean gain there.
+The peers' best settings were chosen on the tuning families by `compare.py --tune` (gepa with four seeds; upstream, whose
+runs take thirty times as long, one): for each budget the one of the grid with the highest mean gain there.
 """
 
 from __future__ import annotations
@@ -99,7 +99,12 @@ GEPA_GRID: Final[tuple[Settings, ...]] = (
     {"val": 16, "candidate_selection_strategy": "top_k_pareto"},
     {"val": 16, "candidate_selection_strategy": "epsilon_greedy"},
 )
-BEST_UPSTREAM: Final[dict[int, Settings]] = dict.fromkeys(BUDGETS, UPSTREAM_GRID[3])
+BEST_UPSTREAM: Final[dict[int, Settings]] = {
+    150: UPSTREAM_GRID[3],
+    300: UPSTREAM_GRID[6],
+    600: UPSTREAM_GRID[8],
+    1232: UPSTREAM_GRID[3],
+}
 BEST_GEPA: Final[dict[int, Settings]] = {
     150: {"val": 16},
     300: {"val": 16, "use_merge": True},
