@@ -1,7 +1,7 @@
 """What is compared: each method is a driver with settings, for all budgets or for each. Read by `compare.py`.
 
-The peers' best settings were chosen on the tuning families by `compare.py --tune` (gepa with four seeds; upstream, whose
-runs take thirty times as long, one): for each budget the one of the grid with the highest mean gain there.
+The peers' best settings were chosen on the tuning families by `compare.py --tune` (gepa with four seeds; upstream, a
+run of which takes thirty times as long, one): for each budget the one of the grid with the highest mean gain there.
 """
 
 from __future__ import annotations
