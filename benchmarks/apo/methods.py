@@ -24,7 +24,7 @@ PYTHONS: Final = {
 IMPORTS: Final = {
     OURS: ("agentlightning.algorithm.apo", "agentlightning.store.client", "openai"),
     UPSTREAM: ("agentlightning.algorithm.apo", "agentops", "openai"),
-    GEPA: ("gepa", "openai"),
+    GEPA: ("gepa",),
 }
 """Driver -> what takes long to import and starts no threads."""
 THIRD: Final = 410
