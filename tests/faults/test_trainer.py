@@ -32,7 +32,7 @@ async def test_a_trainer_that_is_killed_and_resumed(fault_home: str, tmp_path: P
             await asyncio.to_thread(psutil.wait_procs, children, timeout=PATIENCE_S)
             assert not [child for child in children if child.is_running()], "runners outlive their trainer"
         trainer = world.start("-m", "tests.faults.trainer", str(run_dir), home, steps, name="trainer")
-        assert await asyncio.to_thread(trainer.wait, PATIENCE_S) == 0, world.logs()
+        assert await asyncio.to_thread(trainer.wait, PATIENCE_S + int(steps)) == 0, world.logs()  # it does most of them
         await _check(world, home if home != "sqlite" else str(run_dir / "store.sqlite"), int(steps))
 
 
