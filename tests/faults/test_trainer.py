@@ -14,13 +14,13 @@ from agentlightning.types import TERMINAL_ATTEMPT
 
 from .world import PATIENCE_S, ROUNDS, World, chance, descendants, until
 
-pytestmark = pytest.mark.timeout(60 + 10 * ROUNDS)
+pytestmark = pytest.mark.timeout(60 + 20 * ROUNDS)
 
 
 async def test_a_trainer_that_is_killed_and_resumed(fault_home: str, tmp_path: Path) -> None:
     moments = chance("trainer")
     run_dir, home = tmp_path / "run", "sqlite" if "://" not in fault_home else fault_home
-    steps = str(4 * ROUNDS)
+    steps = str(8 * ROUNDS)
     async with World(tmp_path, fault_home) as world:
         for _ in range(ROUNDS):
             trainer = world.start("-m", "tests.faults.trainer", str(run_dir), home, steps, name="trainer")
@@ -49,8 +49,10 @@ async def _check(world: World, home: str, steps: int) -> None:
     try:
         rollouts = {rollout.rollout_id: rollout for rollout in await store.query_rollouts()}
         results = [line.split()[1:] for line in world.notes.read_text().splitlines() if line.startswith("result ")]
-        counted = {(int(step), rollout_id) for step, rollout_id, _ in results}
-        assert Counter(step for step, _ in counted) == dict.fromkeys(range(steps), 4)
+        succeeded = [rollout for rollout in rollouts.values() if rollout.status == "succeeded"]
+        by_step = Counter((rollout.metadata or {})["step"] for rollout in succeeded)
+        assert set(by_step) == set(range(steps))
+        assert min(by_step.values()) == 4  # more where a trainer was killed while they were under way
         for _, rollout_id, status in results:
             assert rollouts[rollout_id].status == status == "succeeded"
         assert all(rollout.end_time is not None for rollout in rollouts.values())

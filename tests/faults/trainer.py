@@ -6,7 +6,7 @@ Each step wants four rollouts that succeeded; those of an earlier, killed traine
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,22 @@ TASK = {"spans": 2, "seconds": 0.01}
 
 
 class Steps(agl.Algorithm):
-    """Does one step after the other; the store says what is missing."""
+    """Does one step after the other, four rollouts each; the store says which are missing."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
 
     async def run(self, train_dataset: Any = None, val_dataset: Any = None) -> None:
         store = self.get_store()
+        succeeded = await store.query_rollouts(status_in=["succeeded"])
+        done = Counter((rollout.metadata or {})["step"] for rollout in succeeded)
         for step in range(self._steps):
-            done = [r.rollout_id for r in await self._succeeded() if (r.metadata or {})["step"] == step]
             request = EnqueueRolloutRequest(input=TASK, config=RETRY, metadata={"step": step})
-            queued = await store.enqueue_many_rollouts([request] * (4 - len(done)))
-            done += [rollout.rollout_id for rollout in queued]
-            for rollout in await store.wait_for_rollouts(rollout_ids=done):
-                note("result", str(step), rollout.rollout_id, rollout.status)
+            if missing := max(4 - done[step], 0):
+                queued = await store.enqueue_many_rollouts([request] * missing)
+                for rollout in await store.wait_for_rollouts(rollout_ids=[each.rollout_id for each in queued]):
+                    note("result", str(step), rollout.rollout_id, rollout.status)
         note("finished", str(self._steps))
-
-    async def _succeeded(self) -> Sequence[agl.Rollout]:
-        return await self.get_store().query_rollouts(status_in=["succeeded"])
 
 
 def main(run_dir: str, home: str, steps: str) -> None:
