@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := agentlightning-0.3 agentlightning-apo gepa litellm trl verl
 CLIENTS := autogen litellm poml js
-PYTEST_ARGS ?= -n 3 --dist worksteal
+PYTEST_ARGS ?= -n auto --dist worksteal
 # Each test worker computes on one thread: several that all take every core are slower by far than one.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # A flag for a variable that is set: SEED=1 -> --seed "1"

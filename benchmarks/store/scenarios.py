@@ -66,8 +66,6 @@ QUERIES = ("by status", "by part of the id", "by 10 ids", "by status, sorted", "
 IN_PROCESS = {"0.3": "--tracer default", "0.3 with OtelTracer": "", "0.3, plain Trainer()": "--tracer plain"}
 """Upstream in the same process with its default tracer (AgentOps) and with the one that both have, which is faster; and
 as its users write it, which runs a process for the runner beside the one for the algorithm."""
-UNASKED = "0.3 with OtelTracer"
-"""Told, with no target: those are for upstream as it comes, whose loop did 225 rollouts/s where they were set."""
 
 
 def _loop(
@@ -78,11 +76,7 @@ def _loop(
     for name, more in peers.items():
         sides[name] = Side(f"loop.py --tasks {tasks[1]} {flags} {more}", "--tasks 200", peer=True)
     asked = {"memory": "ratio >= 5", "sqlite": "ratio >= 2"}
-    rows = [
-        Row(home, "rollouts_per_s", "" if name == UNASKED else asked[home], against=name)
-        for name in peers
-        for home in HOMES
-    ]
+    rows = [Row(home, "rollouts_per_s", asked[home], against=name) for name in peers for home in HOMES]
     return Scenario(title, sides, rows)
 
 
@@ -105,16 +99,6 @@ def _over_http(what: str, title: str, figures: tuple[str, ...], counts: tuple[in
     sides["0.3"] = Side(f"{driver} --count {counts[1]}", "--count 10", peer=True)
     rows = [Row(h, name, f"ratio >= {x:g}") for name in figures for h, x in zip(HOMES, asked, strict=True)]
     return Scenario(title, sides, rows)
-
-
-def _queries() -> Scenario:
-    """20 and 2 times the queries a second of upstream, which takes several callers: one alone waits for each answer, so
-    its rows tell how long that takes, and are asked nothing of in memory."""
-    scenario = _over_http("queries", "HTTP, queries over 6,000 rollouts", QUERIES, (300, 100), 20, 2)
-    for row in scenario.rows:
-        if row.side == "memory" and row.figure != QUERIES[-1]:
-            row.target = ""
-    return scenario
 
 
 def _sleeping() -> Scenario:
@@ -187,7 +171,7 @@ SCENARIOS = {
     "heavy": _shape("heavy", "Heavy trace (512, 20)", "part >= 0.85", "part >= 0.85", 512),
     "single": _over_http("single", "HTTP, single operations", OPERATIONS, (300, 200), 3, 1),
     "bulk": _over_http("bulk", "HTTP, bulk spans", ("spans", "small spans"), (100, 5), 30, 30),
-    "queries": _queries(),
+    "queries": _over_http("queries", "HTTP, queries over 6,000 rollouts", QUERIES, (300, 100), 20, 2),
     "latency": _latency(),
     "resident": _resident(),
     "import": _importing(),
