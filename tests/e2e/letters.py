@@ -31,9 +31,16 @@ def letters_agent(task: Any, llm: agl.LLM) -> float:
     return float("a" in (answer.choices[0].message.content or ""))
 
 
-def make_model(path: Path, seed: int = 0) -> Path:
+def make_model(path: Path, seed: int = 0, hidden_size: int = 32, intermediate_size: int = 64) -> Path:
     return agl.tiny_model(
-        path, CORPUS, hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, intermediate_size=64, seed=seed
+        path,
+        CORPUS,
+        hidden_size=hidden_size,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        intermediate_size=intermediate_size,
+        seed=seed,
     )
 
 
