@@ -16,5 +16,5 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """A worker for each core, but three at least: fault tests wait more than they compute."""
+    """A worker for each core: three at least, as fault tests wait more than they compute, and eight at most."""
     return min(max(os.cpu_count() or 1, 3), 8)
